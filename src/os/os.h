@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * os.h -- the platform as a table of functions: os_linux.c is the machine, test/sim a simulated one.
+ *
+ * Everything the engine does to the world outside its memory goes through this table, so a test can
+ * cut a run, tear what was not synced, or fail any call. Names are single components inside a
+ * folder handle; files are opened relative to it, never through a symbolic link.
+ *
+ * Statuses: KM_E_IO with *os_error set, KM_E_FULL for ENOSPC/EDQUOT/EFBIG, KM_E_LIMIT for EMFILE/ENFILE,
+ * KM_E_NO_MEMORY, KM_NOT_FOUND for ENOENT, KM_EXISTS for EEXIST, KM_E_INVALID for "not a regular
+ * file" or "not a folder". All functions may be called by any thread at once.
+ */
+#ifndef KM_OS_OS_H
+#define KM_OS_OS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/alloc.h"
+#include "keepmap/keepmap.h"
+
+#define OS_BOOT_ID_SIZE 16
+
+struct os_dir;  /* an open folder */
+struct os_file; /* an open file */
+struct os;
+
+enum os_open_mode {
+    OS_OPEN_READ,
+    OS_OPEN_WRITE,    /* read and write, the file exists */
+    OS_CREATE_NEW     /* read and write; KM_EXISTS if the name is taken; mode 0600 */
+};
+
+enum os_lock {
+    OS_LOCK_SHARED,
+    OS_LOCK_EXCLUSIVE
+};
+
+struct os_ops {
+    /* ---- folders. `path` is a whole path, `name` a single component. */
+    km_status (*open_dir)(struct os *os, const char *path, struct os_dir **out_dir);
+    km_status (*create_dir)(struct os *os, const char *path); /* KM_EXISTS; mode 0700; parent synced */
+    km_status (*open_subdir)(struct os_dir *dir, const char *name, struct os_dir **out_dir);
+    km_status (*create_subdir)(struct os_dir *dir, const char *name); /* KM_EXISTS; not yet durable */
+    void (*close_dir)(struct os_dir *dir); /* NULL is accepted */
+    /* Make names created, renamed or removed in the folder durable. */
+    km_status (*sync_dir)(struct os_dir *dir);
+    /* Call visit for every name but . and ..; a status other than KM_OK ends the list. */
+    km_status (*list)(struct os_dir *dir, km_status (*visit)(void *context, const char *name),
+                      void *context);
+    km_status (*rename)(struct os_dir *dir, const char *from, const char *to); /* replaces `to` */
+    km_status (*unlink)(struct os_dir *dir, const char *name);
+
+    /* ---- files */
+    km_status (*open_file)(struct os_dir *dir, const char *name, enum os_open_mode mode,
+                           struct os_file **out_file);
+    void (*close_file)(struct os_file *file); /* NULL is accepted */
+    km_status (*file_size)(struct os_file *file, uint64_t *out_size);
+    /* All of it or an error; a file that ends before is KM_E_IO with os_error 0. */
+    km_status (*read_at)(struct os_file *file, uint64_t offset, void *buffer, size_t size);
+    /* All of it or an error. After an error any part may have been written. */
+    km_status (*write_at)(struct os_file *file, uint64_t offset, const void *bytes, size_t size);
+    /* Reserve blocks for the file's first `size` bytes and make that its size; new bytes read as 0. */
+    km_status (*allocate)(struct os_file *file, uint64_t size);
+    /* Make all written bytes, and the size, durable (fdatasync). */
+    km_status (*sync)(struct os_file *file);
+
+    /* ---- mappings of whole files */
+    /* Read-only, for random access. Aligned to 2 MiB if the file is that large. */
+    km_status (*map_read)(struct os_file *file, uint64_t size, const uint8_t **out_bytes);
+    /* Shared and writable, resident: stores survive the process, not a power cut. Not inherited by
+     * fork. */
+    km_status (*map_shared)(struct os_file *file, uint64_t size, uint8_t **out_bytes);
+    void (*unmap)(struct os *os, const uint8_t *bytes, uint64_t size);
+
+    /* ---- locks: held until unlock or the end of the process, not inherited by a child's children.
+     * KM_E_LOCKED if somebody else, in this process or another, holds it against us. */
+    km_status (*lock)(struct os_file *file, enum os_lock kind);
+
+    /* ---- the machine */
+    uint64_t (*now_ns)(struct os *os);   /* never goes back; for intervals */
+    uint64_t (*wall_ms)(struct os *os);  /* since 1970, UTC */
+    km_status (*random)(struct os *os, void *bytes, size_t size);
+    void (*boot_id)(struct os *os, uint8_t id[OS_BOOT_ID_SIZE]); /* zeros if there is none */
+    uint32_t (*process_id)(struct os *os);
+    int (*process_exists)(struct os *os, uint32_t process_id);
+    uint32_t (*processor_count)(struct os *os);
+    /* A word that a child process of fork() finds zeroed; NULL if the machine has no such thing. */
+    km_status (*fork_word)(struct os *os, uint64_t **out_word);
+    void (*release_fork_word)(struct os *os, uint64_t *word);
+    /* A descriptor that becomes readable by notify_fd() (an eventfd). */
+    km_status (*open_notify_fd)(struct os *os, int *out_fd);
+    void (*notify_fd)(struct os *os, int fd);
+    void (*close_notify_fd)(struct os *os, int fd);
+    /* errno of this thread's last call of this table that returned an error, or 0 */
+    int (*last_error)(struct os *os);
+};
+
+struct os {
+    const struct os_ops *ops;
+    struct allocator allocator;
+};
+
+/* The machine we run on. */
+struct os *km__os_linux(void);
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * eventcount.c -- the sleeping half of an eventcount, on a futex.
+ */
+#include "sync/eventcount.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+uint32_t km__eventcount_prepare(struct eventcount *eventcount)
+{
+    uint32_t ticket;
+
+    atomic_fetch_add_explicit(&eventcount->waiters, 1, memory_order_relaxed);
+    /* seq_cst: pairs with the fence of km__eventcount_notify(); see eventcount.h */
+    atomic_thread_fence(memory_order_seq_cst);
+    ticket = atomic_load_explicit(&eventcount->sequence, memory_order_acquire);
+    return ticket;
+}
+
+void km__eventcount_cancel(struct eventcount *eventcount)
+{
+    atomic_fetch_sub_explicit(&eventcount->waiters, 1, memory_order_relaxed);
+}
+
+void km__eventcount_wait(struct eventcount *eventcount, uint32_t ticket, uint64_t timeout_ns)
+{
+    struct timespec timeout = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+
+    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAIT_PRIVATE, ticket,
+            timeout_ns == KM__WAIT_FOREVER ? NULL : &timeout, NULL, 0);
+    atomic_fetch_sub_explicit(&eventcount->waiters, 1, memory_order_relaxed);
+}
+
+void km__eventcount_wake_slow(struct eventcount *eventcount)
+{
+    atomic_fetch_add_explicit(&eventcount->sequence, 1, memory_order_release);
+    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
