@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log.h -- the log that is the map: append records, make them durable, read them where they lie.
+ *
+ * The log is a chain of segments. The last one is *active*: anonymous memory that writers fill and
+ * that a flusher copies to its file. A segment that is full and wholly flushed is *sealed*: its
+ * file is mapped in the place of the memory. Segments that are prepared but not yet written are
+ * *ready*. See README.md beside this file for the life of a segment and of a record.
+ *
+ * A position is segment number << 32 | offset (format/files.h). In memory a 43-bit reference
+ * stands for it: slot << 29 | offset / 8, where slot = number % LOG_SLOT_COUNT.
+ */
+#ifndef KM_LOG_LOG_H
+#define KM_LOG_LOG_H
+
+#include <stdatomic.h>
+
+#include "base/compiler.h"
+#include "format/files.h"
+#include "format/record.h"
+#include "os/os.h"
+#include "sync/epoch.h"
+
+#define LOG_SLOT_COUNT 16384u
+#define LOG_OFFSET_UNIT_BITS 29u
+/* References from here on are not of the log: placeholders of changes under way. */
+#define LOG_PLACEHOLDER_BASE (UINT64_C(1) << 43)
+
+struct log;
+
+/* Who asks for space. The last ready segments are kept for those who can free some. */
+enum log_class {
+    LOG_CLASS_PUT,
+    LOG_CLASS_DELETE,
+    LOG_CLASS_INTERNAL /* marks */
+};
+
+struct log_options {
+    struct os *os;
+    struct os_dir *store_dir; /* all three NULL for a log in memory alone */
+    struct os_dir *log_dir;
+    struct os_file *marks_file; /* taken over by the log; NULL for a log in memory or read-only */
+    struct reclaimer *reclaimer;
+    uint8_t store_id[STORE_ID_SIZE];
+    struct marks marks;       /* as read from MARKS */
+    uint64_t size_max;        /* bytes of segment files; 0: no limit */
+    uint32_t sync_interval_ms;
+    int zero_fill;            /* fill new segment files with zeros: synchronous appends are faster */
+    int keep_in_memory;       /* do not map sealed segments */
+    int verify_reads;         /* records in mappings are verified when read */
+    int read_only;
+    int background;           /* start the flusher, the syncer and the preparer */
+    void (*housekeep)(void *context); /* called by the preparer now and then; NULL: nothing */
+    void *housekeep_context;
+    km_log_fn note;
+    void *note_context;
+};
+
+/* ---- opening; see log_recover.c */
+
+/* Called for each record of whole units, in log order within a segment. */
+typedef km_status (*log_visit_fn)(void *context, const struct record *record, const uint8_t *bytes,
+                                  uint64_t position);
+
+/* Write the ring and the first segment of a new store. */
+km_status km__log_create_files(const struct log_options *options, km_error *error);
+
+/* Create a log in memory, or attach to the files of a store. In the second case the caller goes on
+ * with km__log_chain_count(), km__log_scan() for each, km__log_find_end(), and km__log_start(). */
+km_status km__log_create(const struct log_options *options, struct log **out_log, km_error *error);
+
+/* Segments that hold the log, oldest first; the ready ones at the end of the chain are included. */
+uint32_t km__log_chain_count(const struct log *log);
+
+/* Bytes of the index-th segment of the chain, for a progress display. */
+uint64_t km__log_chain_bytes(const struct log *log, uint32_t index);
+
+/* Its number. */
+uint32_t km__log_chain_number(const struct log *log, uint32_t index);
+
+/* Whether its scan came to the segment's end without meeting damage. */
+int km__log_chain_is_whole(const struct log *log, uint32_t index);
+
+/* As far as is known by now, the log does not end before the end of segments below this number. */
+uint32_t km__log_certain_number(const struct log *log);
+
+/* Verify the records of the index-th segment and visit those of whole units. Segments may be
+ * scanned by several threads at once, each once. Damage does not end in an error here: the scan of that segment ends, and
+ * km__log_find_end() judges. Returns the visitor's error. */
+km_status km__log_scan(struct log *log, uint32_t index, log_visit_fn visit, void *context);
+
+/*
+ * After all scans: find where the log ends, taking from the ring what the files lack (those records
+ * are visited too). What a crash tore is left out; *out_torn_bytes says how much. Damage before the
+ * durable point is KM_E_CORRUPT with file and offset. What was visited of segments after that of *out_end must be
+ * forgotten.
+ */
+km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, uint64_t *out_end,
+                           uint64_t *out_torn_bytes, km_error *error);
+
+/* Make what recovery found durable, open the log for appending, start the background threads. */
+km_status km__log_start(struct log *log, km_error *error);
+
+/* Flush, sync, mark as cleanly closed (unless a write failed, or read-only), stop the threads. */
+km_status km__log_stop(struct log *log, km_error *error);
+void km__log_destroy(struct log *log);
+
+/* ---- appending */
+
+/* Room in the log for a unit: one record, or the records of a batch, side by side. */
+struct log_space {
+    struct segment *segment;
+    uint8_t *bytes;    /* where the unit goes in memory */
+    uint64_t position; /* of bytes[0] */
+    uint64_t size;
+};
+
+/* The largest unit that km__log_reserve() takes; larger ones go by km__log_special_begin(). */
+uint64_t km__log_unit_size_max(const struct log *log);
+
+/* Take room for a unit of `size` bytes (a multiple of 8). Never waits: KM_WOULD_BLOCK means that
+ * the caller must let go of everything, call km__log_wait_space(), and try again. After KM_OK the
+ * caller writes all records of the unit at once, without waiting for anything. Inside an epoch. */
+km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
+                          struct log_space *out_space);
+
+/* Wait until a reserve may succeed. KM_E_FULL, KM_E_IO, KM_E_FAILED, KM_E_NO_MEMORY, KM_E_LIMIT. Outside any epoch. */
+km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class class);
+
+/* Write one record of a unit, `offset` bytes into it: into the segment and the ring, commit word
+ * last. payload_crc is km__record_payload_crc(). Returns the record's size. */
+uint64_t km__log_write_record(struct log *log, const struct log_space *space, uint64_t offset,
+                              const struct record *record, uint32_t payload_crc, const void *value,
+                              const void *key);
+
+/* After the last record of a unit: wait until the log is complete up to the unit's end, so that a
+ * kill leaves no hole below it. Inside an epoch; waits for other writers' copying only. */
+void km__log_finish(struct log *log, const struct log_space *space);
+
+/*
+ * A unit too large to pass through the ring gets a segment of its own. begin() creates it (it may
+ * wait; nothing may be held); the caller writes the records with km__log_write_record();
+ * write() brings it to its file; then, with its keys locked, take() makes it the end of the log
+ * in O(1), or cancel() forgets it. Only one thread at a time is between begin and take.
+ */
+km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class class,
+                                struct log_space *out_space);
+km_status km__log_special_write(struct log *log, struct log_space *space);
+void km__log_special_take(struct log *log, struct log_space *space);
+void km__log_special_cancel(struct log *log, struct log_space *space);
+
+/* ---- durability */
+
+/* Wait until everything below `position` is durable, leading a sync if nobody else does. */
+km_status km__log_wait_durable(struct log *log, uint64_t position);
+uint64_t km__log_durable(const struct log *log);
+uint64_t km__log_complete(const struct log *log);
+/* The descriptor that is notified when the durable position moves; created on first use. */
+km_status km__log_durable_fd(struct log *log, int *out_fd);
+
+/* The first failure of the write path: KM_NOT_FOUND if there is none. */
+km_status km__log_error(struct log *log, km_error *out_error);
+/* KM_OK, KM_E_READ_ONLY or KM_E_FAILED: whether changes are accepted. */
+km_status km__log_writable(const struct log *log);
+
+/* The steps of the background threads, for logs opened without them. */
+km_status km__log_flush(struct log *log);
+km_status km__log_sync(struct log *log);
+km_status km__log_housekeep(struct log *log);
+
+struct log_stats {
+    uint64_t log_bytes, segment_count, disk_bytes, memory_bytes, mapped_bytes;
+    uint64_t head, tail, flushed, durable;
+    uint64_t sync_count, wait_count, wait_longest_ns;
+};
+void km__log_stats(struct log *log, struct log_stats *out);
+
+/* ---- reading; inside an epoch */
+
+/* What every reference leads to: kept apart from the rest of the log, for speed. */
+struct log_slot {
+    _Atomic uintptr_t base; /* [a] the segment's bytes; bit 0: in a file mapping, to be verified */
+    uint32_t number;        /* [c] while references to the slot exist */
+    uint32_t units;         /* [c] size / 8 */
+};
+
+struct log_view {
+    struct log_slot *slots; /* [c] LOG_SLOT_COUNT */
+    uint64_t store_tag;     /* [c] */
+};
+
+const struct log_view *km__log_view(const struct log *log);
+
+static inline uint64_t km__log_ref(uint64_t position)
+{
+    return (uint64_t)(km__position_number(position) % LOG_SLOT_COUNT) << LOG_OFFSET_UNIT_BITS |
+           km__position_offset(position) / RECORD_ALIGNMENT;
+}
+
+static inline const struct log_slot *km__log_slot_of(const struct log_view *view, uint64_t ref)
+{
+    return &view->slots[ref >> LOG_OFFSET_UNIT_BITS];
+}
+
+static inline uint64_t km__log_offset_of(uint64_t ref)
+{
+    return (ref & ((UINT64_C(1) << LOG_OFFSET_UNIT_BITS) - 1)) * RECORD_ALIGNMENT;
+}
+
+static inline uint64_t km__log_position_of(const struct log_view *view, uint64_t ref)
+{
+    return km__position(km__log_slot_of(view, ref)->number, km__log_offset_of(ref));
+}
+
+/* A record where it lies. */
+struct log_record {
+    const uint8_t *bytes;
+    const uint8_t *value;
+    const uint8_t *key;
+    uint32_t value_size;
+    uint16_t key_size;
+    uint8_t flags;
+    uint8_t unverified; /* it lies in a file mapping: verify before its bytes are believed */
+};
+
+/* Bring the lines that a small record takes into the cache. */
+static inline void km__log_prefetch(const struct log_view *view, uint64_t ref)
+{
+    const struct log_slot *slot;
+    const uint8_t *bytes;
+
+    if (ref >= LOG_PLACEHOLDER_BASE)
+        return;
+    slot = km__log_slot_of(view, ref);
+    bytes = (const uint8_t *)(atomic_load_explicit(&slot->base, memory_order_relaxed) & ~(uintptr_t)1) +
+            km__log_offset_of(ref);
+    KM_PREFETCH(bytes);
+    KM_PREFETCH(bytes + KM_CACHE_LINE);
+    KM_PREFETCH(bytes + 2 * KM_CACHE_LINE);
+}
+
+/* Locate the record behind a reference, which is no placeholder. Its sizes are checked against the segment, so
+ * that key and value may be read; 0 if they do not fit (damage). */
+static inline int km__log_record_at(const struct log_view *view, uint64_t ref, struct log_record *out)
+{
+    const struct log_slot *slot = km__log_slot_of(view, ref);
+    /* pairs with seal_segment(): the mapping's bytes */
+    uintptr_t base = atomic_load_explicit(&slot->base, memory_order_acquire);
+    uint64_t offset = km__log_offset_of(ref);
+    const uint8_t *bytes = (const uint8_t *)(base & ~(uintptr_t)1) + offset;
+    uint64_t payload;
+
+    KM_PREFETCH(bytes + KM_CACHE_LINE);
+    KM_PREFETCH(bytes + 2 * KM_CACHE_LINE);
+    out->bytes = bytes;
+    out->value_size = km__load32(bytes + 4);
+    out->key_size = km__load16(bytes + 8);
+    out->flags = bytes[13];
+    out->unverified = (uint8_t)(base & 1);
+    payload = km__record_payload_offset(out->flags);
+    out->value = bytes + payload;
+    out->key = out->value + out->value_size;
+    return offset + payload + out->value_size + out->key_size <= (uint64_t)slot->units * RECORD_ALIGNMENT;
+}
+
+/* Verify the checksum of a record that km__log_record_at() located: 1 if it is right. */
+int km__log_record_verify(const struct log_view *view, uint64_t ref, const struct log_record *record);
+
+#endif

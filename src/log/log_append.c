@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log_append.c -- reserve room at the log's end, fill it, and keep track of what is complete.
+ *
+ * I1. `tail` only grows. A unit owns [position, position + size) from the compare-and-swap that
+ *     moved the tail over it; the bytes there are zero until the owner writes them.
+ * I2. A record's commit word is stored last, with release. So a non-zero commit word at a place
+ *     where a record may begin means that the whole record is there.
+ * I3. `complete` is at a record's begin or a segment's end, and every record below it is committed.
+ *     Whoever commits looks from `complete` onwards and moves it over what it finds: nobody has to
+ *     wake up for the log to advance.
+ * I4. A reserve never waits and never fails half-way: room in the ring and a next segment are there
+ *     before the tail moves. Where they are not, the caller lets go of its locks and waits outside.
+ * I5. A unit at linear position [a, b) is given out only when b + 16 <= flushed_linear + ring size,
+ *     so no ring byte is overwritten before its record is in its file; the 16 bytes are for the
+ *     padding record that may have to follow.
+ *
+ * Design note: reserving optimistically and retrying replaces the space credits of the first
+ * design: the same promise (no wait under a lock), with nothing to account for and to give back.
+ */
+#include "log/log_internal.h"
+
+#define COMPLETE_SPINS 200 /* then sleep: pure spinning halves throughput on a busy machine */
+
+static uint64_t linear_end(const struct segment *segment, uint64_t end_offset)
+{
+    return segment->linear_start + end_offset;
+}
+
+static int ring_has_room(const struct log *log, const struct segment *segment, uint64_t end_offset)
+{
+    if (!segment->ring)
+        return 1;
+    /* pairs with flush_segment(): the flusher is done with the bytes that get overwritten */
+    return linear_end(segment, end_offset) + RECORD_HEADER_SIZE -
+               atomic_load_explicit(&log->flushed_linear, memory_order_acquire) <=
+           segment->ring->size;
+}
+
+static uint32_t ready_needed(enum log_class class)
+{
+    return class == LOG_CLASS_PUT ? 2 : 1;
+}
+
+uint64_t km__log_unit_size_max(const struct log *log)
+{
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
+    const struct segment *segment = km__segment_at(log, km__position_number(tail));
+
+    return segment->ring ? segment->ring->size / 4 : SEGMENT_SIZE_FIRST / 4;
+}
+
+/* ---- leaving a segment ------------------------------------------------------------------- */
+
+void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset)
+{
+    struct record padding = {0};
+    struct log_space space = {segment, segment->memory + offset, km__position(segment->number, offset),
+                              segment->size - offset};
+
+    if (space.size < RECORD_HEADER_SIZE)
+        return; /* too little for a record: the segment ends here by rule */
+    padding.kind = RECORD_PADDING;
+    padding.value_size = (uint32_t)(space.size - RECORD_HEADER_SIZE);
+    km__log_write_record(log, &space, 0, &padding, 0, NULL, NULL);
+}
+
+static km_status switch_locked(struct log *log, struct segment *segment, uint64_t tail,
+                               enum log_class class)
+{
+    uint64_t offset = km__position_offset(tail);
+    uint64_t next_tail;
+    uint32_t next;
+
+    if (atomic_load_explicit(&log->tail, memory_order_acquire) != tail)
+        return KM_OK; /* somebody was faster: look again */
+    /* pairs with km__segment_enter(): the segment and its slot */
+    next = atomic_load_explicit(&segment->next, memory_order_acquire);
+    if (!next || atomic_load_explicit(&log->special_pending, memory_order_relaxed) ||
+        atomic_load_explicit(&log->ready_count, memory_order_relaxed) < ready_needed(class))
+        return KM_WOULD_BLOCK;
+    next_tail = km__position(next, SEGMENT_HEADER_SIZE);
+    /* a small unit may still slip in behind the big one that did not fit */
+    if (!atomic_compare_exchange_strong_explicit(&log->tail, &tail, next_tail, memory_order_acq_rel,
+                                                 memory_order_relaxed))
+        return KM_OK;
+    atomic_fetch_sub_explicit(&log->ready_count, 1, memory_order_relaxed);
+    km__log_write_padding(log, segment, offset);
+    return KM_OK;
+}
+
+static KM_NOINLINE km_status switch_segment(struct log *log, struct segment *segment, uint64_t tail,
+                                            enum log_class class)
+{
+    km_status rc;
+
+    km__mutex_lock(&log->switch_lock);
+    rc = switch_locked(log, segment, tail, class);
+    km__mutex_unlock(&log->switch_lock);
+    km__log_wake_preparer(log);
+    return rc;
+}
+
+/* ---- units ------------------------------------------------------------------------------- */
+
+km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
+                          struct log_space *out_space)
+{
+    /* acquire: pairs with the release half of the exchanges below, for the segment's fields */
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+
+    for (;;) { /* each turn that does not end here, another thread got ahead */
+        struct segment *segment = km__segment_at(log, km__position_number(tail));
+        uint64_t offset = km__position_offset(tail);
+        km_status rc;
+
+        if (KM_LIKELY(offset + size <= segment->size)) {
+            if (KM_UNLIKELY(!ring_has_room(log, segment, offset + size)))
+                return KM_WOULD_BLOCK;
+            if (KM_UNLIKELY(!atomic_compare_exchange_weak_explicit(
+                    &log->tail, &tail, tail + size, memory_order_acq_rel, memory_order_acquire)))
+                continue;
+            out_space->segment = segment;
+            out_space->bytes = segment->memory + offset;
+            out_space->position = tail;
+            out_space->size = size;
+            return KM_OK;
+        }
+        rc = switch_segment(log, segment, tail, class);
+        if (rc)
+            return rc;
+        tail = atomic_load_explicit(&log->tail, memory_order_acquire); /* as above */
+    }
+}
+
+uint64_t km__log_write_record(struct log *log, const struct log_space *space, uint64_t offset,
+                              const struct record *record, uint32_t payload_crc, const void *value,
+                              const void *key)
+{
+    const struct segment *segment = space->segment;
+    uint8_t *p = space->bytes + offset;
+    uint32_t payload_offset = km__record_payload_offset(record->flags);
+    uint64_t size = km__record_size(record->flags, record->value_size, record->key_size);
+    uint64_t commit_word;
+
+    KM_ASSERT(offset + size <= space->size);
+    if (record->kind == RECORD_PADDING) {
+        size = RECORD_HEADER_SIZE; /* what is to be copied; the rest stays zero */
+    } else {
+        memcpy(p + payload_offset, value ? value : "", record->value_size);
+        memcpy(p + payload_offset + record->value_size, key ? key : "", record->key_size);
+    }
+    commit_word = km__record_encode_header(p, record, payload_crc,
+                                           km__log_place(log, space->position + offset));
+    if (space->segment->is_special && offset == 0)
+        space->segment->payload_crc = payload_crc;
+    if (segment->ring)
+        km__ring_copy(segment->ring, segment->linear_start + km__position_offset(space->position) + offset,
+                      p, size, commit_word);
+    /* pairs with scan_committed(): I2 */
+    atomic_store_explicit((_Atomic uint64_t *)(void *)(p + 8), km__swap_if_big_endian64(commit_word),
+                          memory_order_release);
+    return size;
+}
+
+/* ---- completeness ------------------------------------------------------------------------ */
+
+/* The next place to look at after `at`, or `at` itself if the record there is not committed. */
+static uint64_t step_over(const struct log *log, uint64_t at)
+{
+    uint32_t number = km__position_number(at);
+    const struct segment *segment = km__segment_at(log, number);
+    uint64_t offset = km__position_offset(at);
+    const uint8_t *p;
+    uint32_t next;
+
+    if (segment->size - offset < RECORD_HEADER_SIZE) {
+        /* the segment is left once the tail is beyond it */
+        if (km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire)) == number)
+            return at;
+        next = atomic_load_explicit(&segment->next, memory_order_acquire);
+        return km__position(next, SEGMENT_HEADER_SIZE);
+    }
+    p = km__segment_bytes(log, number) + offset;
+    /* pairs with km__log_write_record(): the record's sizes */
+    if (!atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)(p + 8), memory_order_acquire))
+        return at;
+    return at + km__record_size_at(p);
+}
+
+static uint64_t scan_committed(const struct log *log, uint64_t at)
+{
+    for (;;) { /* ends at the tail: beyond it memory is zero */
+        uint64_t next = step_over(log, at);
+        if (next == at)
+            return at;
+        at = next;
+    }
+}
+
+void km__log_advance_complete(struct log *log)
+{
+    /* acquire/release: who sees `complete` sees the records below it */
+    uint64_t before = atomic_load_explicit(&log->complete, memory_order_acquire);
+    uint64_t found = scan_committed(log, before);
+
+    while (found > before &&
+           !atomic_compare_exchange_weak_explicit(&log->complete, &before, found, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+        /* `before` is now what another thread found: stop if that is as far */
+    }
+}
+
+static KM_NOINLINE void wait_complete_slow(struct log *log, uint64_t end)
+{
+    for (int i = 0; i < COMPLETE_SPINS; i++) {
+        km__thread_pause();
+        km__log_advance_complete(log);
+        if (atomic_load_explicit(&log->complete, memory_order_acquire) >= end)
+            return;
+    }
+    for (;;) { /* ends when the writers before us have copied their records */
+        uint32_t ticket = km__eventcount_prepare(&log->complete_event);
+
+        km__log_advance_complete(log);
+        if (atomic_load_explicit(&log->complete, memory_order_acquire) >= end) {
+            km__eventcount_cancel(&log->complete_event);
+            return;
+        }
+        km__eventcount_wait(&log->complete_event, ticket, KM__WAIT_FOREVER);
+    }
+}
+
+void km__log_finish(struct log *log, const struct log_space *space)
+{
+    uint64_t end = space->position + space->size;
+    uint64_t expected = space->position;
+
+    /* the usual case: everything before is complete, and we are next */
+    if (!atomic_compare_exchange_strong_explicit(&log->complete, &expected, end, memory_order_acq_rel,
+                                                 memory_order_acquire)) {
+        km__log_advance_complete(log);
+    }
+    if (KM_UNLIKELY(atomic_load_explicit(&log->complete, memory_order_acquire) < end))
+        wait_complete_slow(log, end);
+    km__eventcount_notify(&log->complete_event);
+    if (space->segment->ring &&
+        space->segment->linear_start + km__position_offset(end) -
+                atomic_load_explicit(&log->flushed_linear, memory_order_relaxed) >
+            space->segment->ring->size / 4)
+        km__log_wake_flusher(log);
+}
+
+/* ---- room -------------------------------------------------------------------------------- */
+
+/* Whether a reserve would succeed now; *out_wants_segment says what is missing if not. */
+int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *out_wants_segment)
+{
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+    const struct segment *segment = km__segment_at(log, km__position_number(tail));
+    uint64_t offset = km__position_offset(tail);
+
+    *out_wants_segment = 0;
+    if (offset + size <= segment->size)
+        return ring_has_room(log, segment, offset + size);
+    *out_wants_segment = !atomic_load_explicit(&segment->next, memory_order_acquire) ||
+                         atomic_load_explicit(&log->ready_count, memory_order_relaxed) <
+                             ready_needed(class);
+    return !*out_wants_segment;
+}
+
+static void note_wait(struct log *log, uint64_t waited_ns)
+{
+    uint64_t longest = atomic_load_explicit(&log->wait_longest_ns, memory_order_relaxed);
+
+    atomic_fetch_add_explicit(&log->wait_count, 1, memory_order_relaxed);
+    while (waited_ns > longest &&
+           !atomic_compare_exchange_weak_explicit(&log->wait_longest_ns, &longest, waited_ns,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
+/* One thing that may make room: a segment if one is wanted, else a flush. */
+static km_status make_room(struct log *log, uint64_t size, enum log_class class, int wants_segment)
+{
+    km_status rc = KM_OK;
+
+    if (!wants_segment)
+        return km__log_flush(log);
+    km__mutex_lock(&log->special_lock); /* a special unit on its way makes the next segment */
+    km__mutex_lock(&log->prepare_lock);
+    if (!km__log_has_room(log, size, class, &wants_segment) && wants_segment)
+        rc = km__log_prepare_one(log, NULL);
+    km__mutex_unlock(&log->prepare_lock);
+    km__mutex_unlock(&log->special_lock);
+    return rc;
+}
+
+km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class class)
+{
+    uint64_t begin = log->os->ops->now_ns(log->os);
+    int wants_segment;
+    km_status rc = KM_OK;
+
+    while (!rc && !km__log_has_room(log, size, class, &wants_segment)) {
+        rc = km__log_writable(log);
+        if (rc) break;
+        rc = make_room(log, size, class, wants_segment);
+        km__thread_pause();
+    }
+    note_wait(log, log->os->ops->now_ns(log->os) - begin);
+    return rc;
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log_internal.h -- what the files of log/ share.
+ *
+ * Lock order: special_lock, prepare_lock, sync_lock, flush_lock, switch_lock, error_lock. Writers
+ * that append hold none of them but, for a moment, switch_lock.
+ */
+#ifndef KM_LOG_LOG_INTERNAL_H
+#define KM_LOG_LOG_INTERNAL_H
+
+#include "base/assert.h"
+#include "base/status.h"
+#include "log/log.h"
+#include "sync/eventcount.h"
+#include "sync/mutex.h"
+#include "sync/thread.h"
+
+#define SEGMENT_SIZE_FIRST (UINT64_C(256) << 10)
+#define SEGMENT_SIZE_USUAL_MAX (UINT64_C(32) << 20)
+#define RING_LOG2_FIRST 18u
+#define READY_COUNT 2u /* segments to keep ready: one to go on in, one for deletes on a full disk */
+
+/* The tail ring: a mapped file that holds the records not yet flushed. */
+struct ring {
+    uint8_t *file_bytes; /* [c] the mapping */
+    uint8_t *data;       /* [c] its records */
+    uint64_t size;       /* [c] of data, a power of two */
+    uint32_t log2;
+    uint32_t users; /* under prepare_lock: unsealed segments that go through it */
+    struct os_file *file;
+};
+
+struct segment {
+    uint32_t number;       /* [c] */
+    uint32_t is_special;   /* [c] its one unit was written to the file before it was taken */
+    uint32_t payload_crc;  /* special: of its first record */
+    uint64_t size;         /* [c] of the file */
+    uint64_t previous_end; /* [c] where the log before it ends */
+    /* Bytes of log before this segment, as the ring counts them: its records at offset o lie in
+     * the ring at (linear_start + o) % ring->size. */
+    uint64_t linear_start; /* [c] */
+    struct ring *ring;     /* [c] NULL: none (special, or log in memory) */
+    int ring_released;     /* prepare_lock: it no longer counts among the ring's users */
+    uint8_t *memory;       /* its bytes while unsealed; prepare_lock to change */
+    const uint8_t *mapping; /* once sealed; prepare_lock to change */
+    struct os_file *file;  /* open while unsealed or unsynced; sync_lock to change */
+    _Atomic uint32_t next; /* [a] number of the segment after it; 0: none is ready */
+    uint32_t ring_log2;    /* recovery: which ring its records went through; 0: none */
+    uint64_t file_end_offset; /* recovery: from here on memory has what the file may lack */
+    uint64_t end_offset;   /* recovery: where the scan of whole units ended */
+    uint64_t limit_offset; /* recovery: where the log left it at the latest */
+};
+
+struct log {
+    struct log_view view; /* [c] */
+
+    /* [c] from here */
+    struct log_options options;
+    struct os *os;
+    uint8_t boot_id[BOOT_ID_SIZE];
+    int in_memory;
+
+    /* the hot words, each on a line of its own */
+    _Alignas(KM_CACHE_LINE) _Atomic uint64_t tail; /* [a] where the next unit goes */
+    _Alignas(KM_CACHE_LINE) _Atomic uint64_t complete; /* [a] all records below are committed */
+    struct eventcount complete_event;
+    _Alignas(KM_CACHE_LINE) _Atomic uint64_t flushed; /* [a] written to files; flush_lock to change */
+    _Atomic uint64_t flushed_linear;                  /* [a] the same, as the ring counts */
+    _Atomic uint64_t durable;                         /* [a] sync_lock to change */
+    _Atomic int failed;                               /* [a] see error */
+    _Atomic uint32_t ready_count;                     /* [a] segments after the active one */
+    _Alignas(KM_CACHE_LINE) struct eventcount durable_event;
+    _Atomic int leader; /* [a] 1 while a thread leads a sync for others */
+
+    struct mutex special_lock; /* one special segment at a time */
+    struct mutex prepare_lock; /* making, sealing and dropping segments */
+    struct mutex sync_lock;    /* syncing, MARKS */
+    struct mutex flush_lock;   /* writing to segment files */
+    struct mutex switch_lock;  /* leaving a segment for the next */
+    struct mutex error_lock;
+
+    struct segment *segments[LOG_SLOT_COUNT]; /* prepare_lock to change; [a]-published by `next` */
+    struct ring *rings[RING_LOG2_MAX + 1];    /* prepare_lock */
+    uint32_t first_number;   /* prepare_lock: the oldest segment */
+    uint32_t last_number;    /* prepare_lock: the newest, ready ones included */
+    uint32_t unsealed_number; /* prepare_lock: the oldest unsealed one */
+    uint32_t open_number;    /* sync_lock: the oldest whose file may still be open */
+    _Atomic int special_pending; /* [a] switch_lock to change: the next segment belongs to a special unit */
+    uint32_t start_number;   /* [c] the segment that was active when the log was started */
+    _Atomic uint64_t file_bytes; /* [a] sizes of all segment files */
+    _Atomic int power_used;  /* [a] somebody waited for a sync: fill new files with zeros */
+
+    struct marks marks;      /* sync_lock: what MARKS says */
+    uint64_t marked;         /* sync_lock: durable position of the last mark record */
+    km_error error;          /* error_lock: the first failure */
+
+    /* recovery, one thread at a time but for chain entries */
+    uint32_t *chain;         /* segment numbers, oldest first */
+    uint32_t chain_count;
+    uint32_t highest_number; /* of any name in log/ */
+    uint32_t *stray;         /* numbers of void segments, to be unlinked */
+    uint32_t stray_count;
+    _Atomic uint64_t durable_seen; /* [a] the durable point, as far as it is known */
+    uint32_t name_count;     /* entries that chain and stray have room for */
+    uint64_t found_end;
+    uint32_t end_index;      /* of the segment that holds it, in the chain */
+    int found_clean;         /* the end is where a clean close left it, in this boot */
+    int ring_was_used;       /* records were taken from the ring */
+
+    _Atomic uint64_t sync_count, wait_count, wait_longest_ns; /* [a] statistics */
+    _Atomic int durable_fd; /* [a] -1: none */
+
+    struct eventcount flush_event, prepare_event, sync_event;
+    _Atomic int stopping; /* [a] */
+    struct thread flusher, syncer, preparer;
+    int threads_started;
+};
+
+static inline struct segment *km__segment_at(const struct log *log, uint32_t number)
+{
+    return log->segments[number % LOG_SLOT_COUNT];
+}
+
+static inline uint8_t *km__segment_bytes(const struct log *log, uint32_t number)
+{
+    uintptr_t base = atomic_load_explicit(&log->view.slots[number % LOG_SLOT_COUNT].base,
+                                          memory_order_acquire); /* pairs with seal_segment() */
+    return (uint8_t *)(base & ~(uintptr_t)1);
+}
+
+static inline struct record_place km__log_place(const struct log *log, uint64_t position)
+{
+    struct record_place place = {log->view.store_tag, position};
+    return place;
+}
+
+/* log_error.c */
+void km__log_note(struct log *log, km_log_level level, const char *format, ...) KM_PRINTF(3, 4);
+/* Record the first failure of the write path: from now on changes are refused. Returns KM_E_IO. */
+km_status km__log_fail(struct log *log, km_status cause, const char *name, uint64_t offset,
+                       const char *what);
+
+/* log_ring.c */
+km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring, km_error *error);
+void km__ring_destroy(struct log *log, struct ring *ring);
+void km__ring_set_flushed(struct ring *ring, const uint8_t boot_id[BOOT_ID_SIZE], uint64_t flushed);
+/* The state page of a ring file, as a process of this boot left it; 0 if none did. */
+uint64_t km__ring_flushed(const uint8_t *file_bytes, const uint8_t boot_id[BOOT_ID_SIZE]);
+void km__ring_unlink_unused(struct log *log);
+/* Copy `size` bytes that begin at linear position `at`, commit word (8 bytes into them) last. */
+void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size, uint64_t commit_word);
+
+/* log_segment.c; under prepare_lock */
+km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error);
+km_status km__segment_write_header(struct log *log, const struct segment *segment);
+/* Create the file of a segment (under its final name, durable) and its memory. */
+km_status km__segment_create(struct log *log, uint32_t number, uint64_t size, uint64_t previous_end,
+                             uint64_t linear_start, struct ring *ring, struct segment **out_segment,
+                             km_error *error);
+/* Write bytes as a file of log/: under a temporary name, synced, renamed, the folder synced. */
+km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name, const char *name);
+void km__segment_destroy(struct log *log, struct segment *segment);
+/* Enter a segment in the slots and at the end of the chain. */
+void km__segment_enter(struct log *log, struct segment *segment);
+/* Make one more segment ready. */
+km_status km__log_remove_ready(struct log *log, uint32_t active_number);
+km_status km__log_prepare_one(struct log *log, km_error *error);
+/* Map what is flushed, close what is synced. */
+void km__log_seal_flushed(struct log *log);
+struct log_slot *km__log_slot(struct log *log, uint32_t number);
+
+/* log_recover.c */
+/* Find and open the segments that make the log. */
+km_status km__log_find_chain(struct log *log, km_error *error);
+
+/* log_flush.c */
+km_status km__log_flush_pieces(struct log *log);
+km_status km__log_write_marks(struct log *log, int clean); /* under sync_lock */
+
+/* log_append.c */
+void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset);
+void km__log_advance_complete(struct log *log);
+int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *out_wants_segment);
+
+/* log_threads.c */
+km_status km__log_start_threads(struct log *log);
+void km__log_stop_threads(struct log *log);
+void km__log_wake_flusher(struct log *log);
+void km__log_wake_preparer(struct log *log);
+
+#endif

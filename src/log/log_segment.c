@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log_segment.c -- the life of a segment: made ready, entered, sealed, closed.
+ *
+ * I1. A segment is entered in the chain only when its file is durable under its final name, with
+ *     its size and header: a crash never finds records in a segment that recovery does not see.
+ * I2. Its memory is zero before it is entered: a non-zero commit word is a record (log_append.c).
+ * I3. The base in its slot changes once, from memory to mapping, when all its records are in the
+ *     file; the memory is unmapped after the read sections that were open then have ended.
+ *
+ * All functions here run under prepare_lock.
+ */
+#include "log/log_internal.h"
+
+#define PAGE_SIZE_MIN 4096u
+#define ZERO_FILL_PIECE (UINT64_C(4) << 20)
+
+static const char new_segment_name[] = "new.segment";
+
+struct log_slot *km__log_slot(struct log *log, uint32_t number)
+{
+    return &log->view.slots[number % LOG_SLOT_COUNT];
+}
+
+/* ---- files ------------------------------------------------------------------------------- */
+
+/* Large pieces: the page cache then holds the file in huge pages, and so does its mapping. */
+static km_status zero_fill(struct log *log, struct os_file *file, uint64_t size)
+{
+    uint64_t piece = size < ZERO_FILL_PIECE ? size : ZERO_FILL_PIECE;
+    uint8_t *zeros = km__map_pages(&log->os->allocator, piece);
+    km_status rc = zeros ? KM_OK : KM_E_NO_MEMORY;
+
+    for (uint64_t at = 0; !rc && at < size; at += piece) {
+        if (piece > size - at)
+            piece = size - at;
+        rc = log->os->ops->write_at(file, at, zeros, piece);
+    }
+    if (zeros)
+        km__unmap_pages(&log->os->allocator, zeros, size < ZERO_FILL_PIECE ? size : ZERO_FILL_PIECE);
+    return rc;
+}
+
+/* The header also stays in the segment's memory, where the flusher never looks. */
+km_status km__segment_write_header(struct log *log, const struct segment *segment)
+{
+    struct segment_header header = {
+        .number = segment->number,
+        .size = segment->size,
+        .previous_end = segment->previous_end,
+        .durable = atomic_load_explicit(&log->durable, memory_order_acquire),
+        .ring_log2 = segment->ring ? segment->ring->log2 : 0,
+        .linear_start = segment->linear_start,
+    };
+
+    memcpy(header.store_id, log->options.store_id, STORE_ID_SIZE);
+    km__segment_header_encode(&header, segment->memory);
+    return log->os->ops->write_at(segment->file, 0, segment->memory, SEGMENT_HEADER_SIZE);
+}
+
+km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name, const char *name)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct os_dir *dir = log->options.log_dir;
+    km_status rc = ops->sync(file); /* before the rename: a name must never lead to half a file */
+
+    if (!rc)
+        rc = ops->rename(dir, temp_name, name);
+    return rc ? rc : ops->sync_dir(dir);
+}
+
+static km_status create_segment_file(struct log *log, struct segment *segment)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct os_dir *dir = log->options.log_dir;
+    char name[SEGMENT_NAME_SIZE];
+    km_status rc;
+
+    km__segment_name(segment->number, name);
+    km__ignore(ops->unlink(dir, new_segment_name), "a leftover of a failed attempt, or nothing");
+    rc = ops->open_file(dir, new_segment_name, OS_CREATE_NEW, &segment->file);
+    if (!rc)
+        rc = ops->allocate(segment->file, segment->size);
+    if (!rc && (log->options.zero_fill || atomic_load_explicit(&log->power_used, memory_order_relaxed)))
+        rc = zero_fill(log, segment->file, segment->size);
+    if (!rc)
+        rc = km__segment_write_header(log, segment);
+    if (!rc)
+        rc = km__log_publish_file(log, segment->file, new_segment_name, name);
+    if (rc)
+        km__ignore(ops->unlink(dir, new_segment_name), "the next attempt or open removes it");
+    return rc;
+}
+
+/* ---- create and destroy ------------------------------------------------------------------ */
+
+static void touch_pages(uint8_t *memory, uint64_t size)
+{
+    for (uint64_t at = 0; at < size; at += PAGE_SIZE_MIN)
+        atomic_store_explicit((_Atomic uint8_t *)(memory + at), 0, memory_order_relaxed); /* a store that stays */
+}
+
+km_status km__segment_create(struct log *log, uint32_t number, uint64_t size, uint64_t previous_end,
+                             uint64_t linear_start, struct ring *ring, struct segment **out_segment,
+                             km_error *error)
+{
+    struct segment *segment = km__allocate(&log->os->allocator, sizeof(*segment));
+    km_status rc = KM_E_NO_MEMORY;
+    int os_error = 0;
+
+    if (!segment) goto out;
+    segment->number = number;
+    segment->size = size;
+    segment->previous_end = previous_end;
+    segment->linear_start = linear_start;
+    segment->memory = km__map_pages(&log->os->allocator, size);
+    if (!segment->memory) goto out;
+    touch_pages(segment->memory, size); /* here, so that no put pays for the kernel's zeroing */
+    segment->ring = ring;
+    rc = KM_OK;
+    if (!log->in_memory)
+        rc = create_segment_file(log, segment);
+    if (rc) {
+        os_error = log->os->ops->last_error(log->os);
+        goto out;
+    }
+    if (ring)
+        ring->users++;
+    atomic_fetch_add_explicit(&log->file_bytes, size, memory_order_relaxed);
+    *out_segment = segment;
+    segment = NULL;
+out:
+    if (rc)
+        rc = km__fail(error, rc, "log", 0, os_error, "cannot prepare a segment of %llu bytes",
+                      (unsigned long long)size);
+    if (segment) {
+        segment->ring = NULL; /* not counted yet */
+        km__segment_destroy(log, segment);
+    }
+    return rc;
+}
+
+void km__segment_destroy(struct log *log, struct segment *segment)
+{
+    if (!segment)
+        return;
+    if (segment->memory)
+        km__unmap_pages(&log->os->allocator, segment->memory, segment->size);
+    if (segment->mapping)
+        log->os->ops->unmap(log->os, segment->mapping, segment->size);
+    if (segment->ring && !segment->ring_released)
+        segment->ring->users--;
+    log->os->ops->close_file(segment->file);
+    km__release(&log->os->allocator, segment, sizeof(*segment));
+}
+
+void km__segment_enter(struct log *log, struct segment *segment)
+{
+    struct log_slot *slot = km__log_slot(log, segment->number);
+    uintptr_t base = segment->memory ? (uintptr_t)segment->memory : (uintptr_t)segment->mapping;
+
+    KM_ASSERT(!km__segment_at(log, segment->number));
+    if (!segment->memory && log->options.verify_reads)
+        base |= 1;
+    slot->number = segment->number;
+    slot->units = (uint32_t)(segment->size / RECORD_ALIGNMENT);
+    atomic_store_explicit(&slot->base, base, memory_order_release); /* pairs with km__log_record_at() */
+    log->segments[segment->number % LOG_SLOT_COUNT] = segment;
+    if (log->last_number) {
+        /* pairs with switch_locked() and step_over(): the segment and its slot */
+        atomic_store_explicit(&km__segment_at(log, log->last_number)->next, segment->number,
+                              memory_order_release);
+    } else {
+        log->first_number = segment->number;
+    }
+    log->last_number = segment->number;
+}
+
+/* ---- ready segments ---------------------------------------------------------------------- */
+
+/* Segments grow with the log, so that a small store stays small and a large one has few files. */
+static uint64_t next_size(const struct log *log)
+{
+    uint64_t total = atomic_load_explicit(&log->file_bytes, memory_order_relaxed);
+    uint64_t size = SEGMENT_SIZE_FIRST;
+
+    while (size < SEGMENT_SIZE_USUAL_MAX && size * 8 <= total)
+        size *= 2;
+    return size;
+}
+
+/* A unit may take a quarter of its ring, and must fit its segment. */
+static uint32_t ring_log2_for(uint64_t segment_size)
+{
+    if (segment_size >= UINT64_C(8) << 20)
+        return RING_LOG2_MAX;
+    return segment_size >= UINT64_C(2) << 20 ? 22 : RING_LOG2_FIRST;
+}
+
+static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **out_ring, km_error *error)
+{
+    uint32_t ring_log2 = ring_log2_for(segment_size);
+    km_status rc = KM_OK;
+
+    if (log->in_memory) {
+        *out_ring = NULL;
+        return KM_OK;
+    }
+    if (!log->rings[ring_log2])
+        rc = km__ring_create(log, ring_log2, &log->rings[ring_log2], error);
+    if (!rc)
+        *out_ring = log->rings[ring_log2];
+    return rc;
+}
+
+km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
+{
+    if (log->last_number - log->first_number + 2 >= LOG_SLOT_COUNT)
+        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit", LOG_SLOT_COUNT);
+    if (log->options.size_max &&
+        atomic_load_explicit(&log->file_bytes, memory_order_relaxed) + size > log->options.size_max)
+        return km__fail(error, KM_E_FULL, "log", 0, 0, "the log has reached log_size_max (%llu bytes)",
+                        (unsigned long long)log->options.size_max);
+    return KM_OK;
+}
+
+km_status km__log_prepare_one(struct log *log, km_error *error)
+{
+    struct segment *last = km__segment_at(log, log->last_number);
+    struct segment *segment = NULL;
+    struct ring *ring = NULL;
+    uint64_t size = next_size(log);
+    km_status rc;
+
+    if (atomic_load_explicit(&log->special_pending, memory_order_relaxed))
+        return KM_OK; /* its owner makes the next segment; look again when it has */
+    if (!last->is_special && size < last->size && last->size <= SEGMENT_SIZE_USUAL_MAX)
+        size = last->size; /* never smaller: a unit that was small enough stays so */
+    rc = km__log_check_limits(log, size, error);
+    if (rc) return rc;
+    rc = ring_for(log, size, &ring, error);
+    if (rc) return rc;
+    rc = km__segment_create(log, last->number + 1, size, km__position(last->number, last->size),
+                            last->linear_start + last->size, ring, &segment, error);
+    if (rc) return rc;
+    km__segment_enter(log, segment);
+    atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
+    return KM_OK;
+}
+
+/* Remove the segments after `active_number`, which nobody can switch to any more. */
+km_status km__log_remove_ready(struct log *log, uint32_t active_number)
+{
+    const struct os_ops *ops = log->os->ops;
+    char name[SEGMENT_NAME_SIZE];
+    km_status rc = KM_OK;
+
+    while (log->last_number > active_number) { /* the highest first: the chain stays whole */
+        struct segment *segment = km__segment_at(log, log->last_number);
+
+        km__segment_name(log->last_number, name);
+        if (!log->in_memory && !rc)
+            rc = ops->unlink(log->options.log_dir, name);
+        if (!log->in_memory && !rc)
+            rc = ops->sync_dir(log->options.log_dir); /* each: a crash must not leave the later alone */
+        log->segments[log->last_number % LOG_SLOT_COUNT] = NULL;
+        atomic_fetch_sub_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
+        km__segment_destroy(log, segment);
+        log->last_number--;
+    }
+    return rc;
+}
+
+/* ---- sealing ----------------------------------------------------------------------------- */
+
+struct retired_memory {
+    struct retired retired;
+    struct log *log;
+    uint8_t *memory;
+    uint64_t size;
+};
+
+static void unmap_retired(void *context, struct retired *retired)
+{
+    struct retired_memory *memory = context;
+    const struct allocator *allocator = &memory->log->os->allocator;
+
+    (void)retired;
+    km__unmap_pages(allocator, memory->memory, memory->size);
+    km__release(allocator, memory, sizeof(*memory));
+}
+
+static int seal_segment(struct log *log, struct segment *segment)
+{
+    struct retired_memory *memory = km__allocate(&log->os->allocator, sizeof(*memory));
+    struct log_slot *slot = km__log_slot(log, segment->number);
+    km_status rc = memory ? KM_OK : KM_E_NO_MEMORY;
+
+    if (!rc)
+        rc = log->os->ops->map_read(segment->file, segment->size, &segment->mapping);
+    if (rc) {
+        km__release(&log->os->allocator, memory, sizeof(*memory));
+        return 0; /* it stays in memory; the next round tries again */
+    }
+    memory->log = log;
+    memory->memory = segment->memory;
+    memory->size = segment->size;
+    /* pairs with km__log_record_at(): the mapping shows what the flusher wrote */
+    atomic_store_explicit(&slot->base, (uintptr_t)segment->mapping | (log->options.verify_reads ? 1 : 0),
+                          memory_order_release);
+    segment->memory = NULL;
+    km__retire(log->options.reclaimer, &memory->retired, unmap_retired, memory);
+    return 1;
+}
+
+static void close_durable(struct log *log)
+{
+    uint32_t durable_number =
+        km__position_number(atomic_load_explicit(&log->durable, memory_order_acquire));
+
+    km__mutex_lock(&log->sync_lock);
+    while (log->open_number < durable_number) {
+        struct segment *segment = km__segment_at(log, log->open_number);
+
+        if (segment && (!segment->mapping && !log->options.keep_in_memory))
+            break; /* sealing still needs the file */
+        if (segment) {
+            log->os->ops->close_file(segment->file);
+            segment->file = NULL;
+        }
+        log->open_number++;
+    }
+    km__mutex_unlock(&log->sync_lock);
+}
+
+/* Everything below `flushed` is in its file and no writer is inside: the tail has passed. */
+void km__log_seal_flushed(struct log *log)
+{
+    uint32_t flushed_number =
+        km__position_number(atomic_load_explicit(&log->flushed, memory_order_acquire));
+
+    if (log->in_memory)
+        return;
+    for (; log->unsealed_number < flushed_number; log->unsealed_number++) {
+        struct segment *segment = km__segment_at(log, log->unsealed_number);
+
+        if (!segment)
+            continue; /* numbers have gaps where a crash left void segments */
+        if (segment->memory && !log->options.keep_in_memory && !seal_segment(log, segment))
+            break;
+        if (segment->ring && !segment->ring_released)
+            segment->ring->users--;
+        segment->ring_released = 1;
+    }
+    close_durable(log);
+}

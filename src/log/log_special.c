@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log_special.c -- units too large for the ring: each gets a segment of its own.
+ *
+ * The unit's bytes are written to a file, without a name in the log, while nobody waits. Then the
+ * ready segments, which were to come next, make place: their files are removed, the new segment
+ * takes the next number, and its header and checksums, which depend on the number, are written.
+ * From there to the taking of its place no other segment may follow the active one; writers that
+ * need one wait, holding nothing. The taking itself is one move of the tail.
+ *
+ * I1. Files of ready segments are gone durably before the new file gets its name: a later ready
+ *     segment says where the one before it ends, which is no longer true.
+ * I2. The unit is wholly in its durable file before the tail moves over it.
+ */
+#include "log/log_internal.h"
+
+static const char special_name[] = "special.segment";
+
+/* ---- begin ------------------------------------------------------------------------------- */
+
+static km_status create_special_file(struct log *log, struct segment *segment)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct os_dir *dir = log->options.log_dir;
+    km_status rc;
+
+    km__ignore(ops->unlink(dir, special_name), "a leftover of a failed attempt, or nothing");
+    rc = ops->open_file(dir, special_name, OS_CREATE_NEW, &segment->file);
+    return rc ? rc : ops->allocate(segment->file, segment->size);
+}
+
+static km_status create_special(struct log *log, uint64_t unit_size, struct segment **out_segment)
+{
+    uint64_t size = km__round_up(SEGMENT_HEADER_SIZE + unit_size, 4096);
+    struct segment *segment;
+    km_status rc;
+
+    if (size < SEGMENT_SIZE_MIN)
+        size = SEGMENT_SIZE_MIN;
+    km__mutex_lock(&log->prepare_lock);
+    rc = km__log_check_limits(log, size, NULL);
+    km__mutex_unlock(&log->prepare_lock);
+    if (rc) return rc;
+    segment = km__allocate(&log->os->allocator, sizeof(*segment));
+    if (!segment) return KM_E_NO_MEMORY;
+    segment->is_special = 1;
+    segment->size = size;
+    segment->memory = km__map_pages(&log->os->allocator, size);
+    rc = segment->memory ? KM_OK : KM_E_NO_MEMORY;
+    if (!rc && !log->in_memory)
+        rc = create_special_file(log, segment);
+    if (rc) {
+        km__segment_destroy(log, segment);
+        return rc;
+    }
+    *out_segment = segment;
+    return KM_OK;
+}
+
+km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class class,
+                                struct log_space *out_space)
+{
+    struct segment *segment = NULL;
+    km_status rc;
+
+    (void)class; /* space comes from the disk, not from the ready segments */
+    km__mutex_lock(&log->special_lock);
+    rc = km__log_writable(log);
+    if (!rc)
+        rc = create_special(log, size, &segment);
+    if (rc) {
+        km__mutex_unlock(&log->special_lock);
+        return rc;
+    }
+    out_space->segment = segment;
+    out_space->bytes = segment->memory + SEGMENT_HEADER_SIZE;
+    out_space->position = km__position(0, SEGMENT_HEADER_SIZE); /* until it has a number */
+    out_space->size = size;
+    return KM_OK;
+}
+
+/* ---- write ------------------------------------------------------------------------------- */
+
+/* Checksums depend on the number: sum the records again for the place they now have. */
+static void sum_records(struct log *log, struct segment *segment, uint64_t unit_size)
+{
+    uint64_t offset = SEGMENT_HEADER_SIZE;
+    uint64_t end = SEGMENT_HEADER_SIZE + unit_size;
+
+    while (offset < end) {
+        uint8_t *p = segment->memory + offset;
+        uint32_t payload_offset = km__record_payload_offset(p[13]);
+        uint64_t size = km__record_size_at(p);
+        uint32_t crc = segment->payload_crc;
+
+        if (size != unit_size) /* one of several: its payload's sum was not kept */
+            crc = km__crc32c(0, p + payload_offset, size - payload_offset);
+        km__store32(p, km__record_sum(p, crc, km__log_place(log, km__position(segment->number, offset))));
+        offset += size;
+    }
+    if (segment->size - end >= RECORD_HEADER_SIZE)
+        km__log_write_padding(log, segment, end);
+}
+
+/* Take the ready segments out of the chain: nobody has switched to them, and nobody can now. */
+static uint32_t detach_ready(struct log *log)
+{
+    struct segment *active;
+    uint32_t number;
+
+    km__mutex_lock(&log->switch_lock);
+    atomic_store_explicit(&log->special_pending, 1, memory_order_relaxed);
+    number = km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire));
+    active = km__segment_at(log, number);
+    atomic_store_explicit(&active->next, 0, memory_order_release);
+    atomic_store_explicit(&log->ready_count, 0, memory_order_relaxed);
+    km__mutex_unlock(&log->switch_lock);
+    return number;
+}
+
+/* Give the segment its number, bring what depends on it to the file, and name the file. */
+static km_status place_special(struct log *log, struct log_space *space, uint64_t written_from)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct segment *segment = space->segment;
+    uint32_t active_number = detach_ready(log);
+    struct segment *active = km__segment_at(log, active_number);
+    char name[SEGMENT_NAME_SIZE];
+    km_status rc = km__log_remove_ready(log, active_number);
+
+    segment->number = active_number + 1;
+    segment->previous_end = km__position(active_number, active->size);
+    segment->linear_start = active->linear_start + active->size;
+    space->position = km__position(segment->number, SEGMENT_HEADER_SIZE);
+    sum_records(log, segment, space->size);
+    if (!log->in_memory) {
+        km__segment_name(segment->number, name);
+        if (!rc)
+            rc = km__segment_write_header(log, segment);
+        if (!rc)
+            rc = ops->write_at(segment->file, SEGMENT_HEADER_SIZE, space->bytes,
+                               written_from - SEGMENT_HEADER_SIZE);
+        if (!rc)
+            rc = km__log_publish_file(log, segment->file, special_name, name);
+    }
+    if (!rc) {
+        atomic_fetch_add_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
+        km__segment_enter(log, segment);
+    }
+    return rc;
+}
+
+km_status km__log_special_write(struct log *log, struct log_space *space)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct segment *segment = space->segment;
+    uint64_t written_from = segment->size;
+    km_status rc = KM_OK;
+
+    /* one record: all but its first page can go to the disk before its place is known */
+    if (!log->in_memory && km__record_size_at(space->bytes) == space->size) {
+        written_from = SEGMENT_HEADER_SIZE + 4096;
+        if (segment->size > written_from)
+            rc = ops->write_at(segment->file, written_from, segment->memory + written_from,
+                               segment->size - written_from);
+        if (!rc)
+            rc = ops->sync(segment->file);
+    }
+    if (!rc) {
+        km__mutex_lock(&log->prepare_lock);
+        rc = place_special(log, space, written_from);
+        km__mutex_unlock(&log->prepare_lock);
+    }
+    if (rc)
+        km__log_special_cancel(log, space);
+    return rc;
+}
+
+/* ---- take or cancel ---------------------------------------------------------------------- */
+
+void km__log_special_take(struct log *log, struct log_space *space)
+{
+    struct segment *segment = space->segment;
+    uint64_t tail, end = km__position(segment->number, segment->size);
+
+    km__mutex_lock(&log->switch_lock);
+    tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+    while (!atomic_compare_exchange_weak_explicit(&log->tail, &tail, end, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+        /* small units go on taking room in the active segment; this is the next */
+    }
+    atomic_store_explicit(&log->special_pending, 0, memory_order_relaxed);
+    km__mutex_unlock(&log->switch_lock);
+    km__log_write_padding(log, km__segment_at(log, km__position_number(tail)), km__position_offset(tail));
+    km__mutex_unlock(&log->special_lock);
+    km__log_wake_preparer(log);
+}
+
+void km__log_special_cancel(struct log *log, struct log_space *space)
+{
+    struct segment *segment = space->segment;
+    char name[SEGMENT_NAME_SIZE];
+
+    km__mutex_lock(&log->prepare_lock);
+    if (segment->number && log->last_number == segment->number) {
+        uint32_t previous = segment->number - 1;
+
+        atomic_store_explicit(&km__segment_at(log, previous)->next, 0, memory_order_release);
+        log->segments[segment->number % LOG_SLOT_COUNT] = NULL;
+        log->last_number = previous;
+        atomic_fetch_sub_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
+    }
+    atomic_store_explicit(&log->special_pending, 0, memory_order_relaxed);
+    if (!log->in_memory) {
+        km__ignore(log->os->ops->unlink(log->options.log_dir, special_name), "it may have been renamed");
+        km__segment_name(segment->number, name);
+        if (segment->number)
+            km__ignore(log->os->ops->unlink(log->options.log_dir, name),
+                       "the next segment of this number replaces it");
+    }
+    km__segment_destroy(log, segment);
+    km__mutex_unlock(&log->prepare_lock);
+    km__mutex_unlock(&log->special_lock);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * log_threads.c -- the three background threads of a log.
+ *
+ *   flusher    writes to files when much has gathered; it never syncs
+ *   syncer     once an interval: syncs what is not durable, writes MARKS
+ *   preparer   keeps segments ready, seals flushed ones, frees retired memory
+ *
+ * Each step can also be taken by a caller that needs it now, or by a test that runs without threads.
+ */
+#include "log/log_internal.h"
+
+#define HOUSEKEEP_INTERVAL_NS UINT64_C(100000000)
+
+void km__log_wake_flusher(struct log *log)
+{
+    km__eventcount_notify(&log->flush_event);
+}
+
+void km__log_wake_preparer(struct log *log)
+{
+    km__eventcount_notify(&log->prepare_event);
+}
+
+static int is_stopping(struct log *log)
+{
+    return atomic_load_explicit(&log->stopping, memory_order_acquire); /* pairs with km__log_stop_threads() */
+}
+
+/* ---- flusher ----------------------------------------------------------------------------- */
+
+static int wants_flush(struct log *log)
+{
+    uint64_t complete = atomic_load_explicit(&log->complete, memory_order_acquire);
+    const struct segment *segment = km__segment_at(log, km__position_number(complete));
+    uint64_t linear = segment->linear_start + km__position_offset(complete);
+    uint64_t flushed = atomic_load_explicit(&log->flushed_linear, memory_order_relaxed);
+
+    if (!segment->ring)
+        return complete > atomic_load_explicit(&log->flushed, memory_order_relaxed);
+    return linear - flushed > segment->ring->size / 4;
+}
+
+static void run_flusher(void *context)
+{
+    struct log *log = context;
+
+    while (!is_stopping(log)) {
+        uint32_t ticket = km__eventcount_prepare(&log->flush_event);
+
+        if (!is_stopping(log) && (km__log_writable(log) || !wants_flush(log))) {
+            km__eventcount_wait(&log->flush_event, ticket, KM__WAIT_FOREVER);
+            continue;
+        }
+        km__eventcount_cancel(&log->flush_event);
+        km__ignore(km__log_flush_pieces(log), "a failure is recorded where it happens");
+        km__log_wake_preparer(log);
+    }
+}
+
+/* ---- syncer ------------------------------------------------------------------------------ */
+
+static void sync_once(struct log *log)
+{
+    km__ignore(km__log_sync(log), "a failure is recorded where it happens");
+    km__mutex_lock(&log->sync_lock);
+    if (!km__log_writable(log) && log->marks.durable < km__log_durable(log))
+        km__ignore(km__log_write_marks(log, 0), "a failure is recorded where it happens");
+    km__mutex_unlock(&log->sync_lock);
+}
+
+static void run_syncer(void *context)
+{
+    struct log *log = context;
+    uint64_t interval_ns = (uint64_t)log->options.sync_interval_ms * 1000000;
+
+    while (!is_stopping(log)) {
+        uint32_t ticket = km__eventcount_prepare(&log->sync_event);
+
+        if (is_stopping(log)) {
+            km__eventcount_cancel(&log->sync_event);
+            break;
+        }
+        km__eventcount_wait(&log->sync_event, ticket, interval_ns);
+        sync_once(log);
+    }
+}
+
+/* ---- preparer ---------------------------------------------------------------------------- */
+
+/* Not before half of the first segment is used: opening a store for a few changes makes no files. */
+static int wants_segment(struct log *log)
+{
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+    const struct segment *segment = km__segment_at(log, km__position_number(tail));
+
+    if (atomic_load_explicit(&log->ready_count, memory_order_relaxed) >= READY_COUNT ||
+        atomic_load_explicit(&log->special_pending, memory_order_relaxed) || km__log_writable(log))
+        return 0;
+    return segment->number != log->start_number || km__position_offset(tail) > segment->size / 2;
+}
+
+km_status km__log_housekeep(struct log *log)
+{
+    km_status rc = KM_OK;
+
+    km__mutex_lock(&log->prepare_lock);
+    while (!rc && wants_segment(log)) /* at most READY_COUNT turns */
+        rc = km__log_prepare_one(log, NULL);
+    km__log_seal_flushed(log);
+    km__mutex_unlock(&log->prepare_lock);
+    if (log->options.housekeep)
+        log->options.housekeep(log->options.housekeep_context);
+    return rc;
+}
+
+static void run_preparer(void *context)
+{
+    struct log *log = context;
+
+    while (!is_stopping(log)) {
+        /* on a full disk: who needs the segment gets the error; here the next round tries again */
+        km_status rc = km__log_housekeep(log);
+        uint32_t ticket = km__eventcount_prepare(&log->prepare_event);
+
+        if (is_stopping(log) || (!rc && wants_segment(log)))
+            km__eventcount_cancel(&log->prepare_event);
+        else
+            km__eventcount_wait(&log->prepare_event, ticket, HOUSEKEEP_INTERVAL_NS);
+    }
+}
+
+/* ---- all three --------------------------------------------------------------------------- */
+
+km_status km__log_start_threads(struct log *log)
+{
+    km_status rc;
+
+    if (!log->options.background)
+        return KM_OK;
+    rc = km__thread_start(&log->flusher, "km-flusher", run_flusher, log);
+    if (rc) return rc;
+    log->threads_started = 1;
+    rc = km__thread_start(&log->preparer, "km-preparer", run_preparer, log);
+    if (rc) return rc;
+    log->threads_started = 2;
+    rc = km__thread_start(&log->syncer, "km-syncer", run_syncer, log);
+    if (rc) return rc;
+    log->threads_started = 3;
+    return KM_OK;
+}
+
+void km__log_stop_threads(struct log *log)
+{
+    atomic_store_explicit(&log->stopping, 1, memory_order_release); /* pairs with is_stopping() */
+    km__eventcount_notify(&log->flush_event);
+    km__eventcount_notify(&log->prepare_event);
+    km__eventcount_notify(&log->sync_event);
+    if (log->threads_started >= 1)
+        km__thread_join(&log->flusher);
+    if (log->threads_started >= 2)
+        km__thread_join(&log->preparer);
+    if (log->threads_started >= 3)
+        km__thread_join(&log->syncer);
+    log->threads_started = 0;
+}
