@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_files.c -- the files of a store beside the log: LOCK, IDENTITY, MARKS; and a store's birth.
+ *
+ * A store is created step by step, so a crash can leave a part of one. The file CREATING is there,
+ * durably, from before the first step until after the last: while it is, nothing in the folder has
+ * ever been used, and the next open begins again. IDENTITY missing without CREATING is damage.
+ */
+#include "store/store_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define LOCK_NAME "LOCK"
+#define IDENTITY_NAME "IDENTITY"
+#define MARKS_NAME "MARKS"
+#define CREATING_NAME "CREATING"
+#define LOG_DIR_NAME "log"
+
+static km_status io_failed(struct km_store *store, km_error *error, km_status rc, const char *name, const char *what)
+{
+    return km__fail(error, rc, name, 0, store->os->ops->last_error(store->os), "%s", what);
+}
+
+/* ---- LOCK -------------------------------------------------------------------------------- */
+
+static uint32_t read_lock_holder(struct km_store *store, struct os_file *file)
+{
+    char text[16] = {0};
+    uint64_t size = 0;
+
+    if (store->os->ops->file_size(file, &size) || size == 0)
+        return 0;
+    if (store->os->ops->read_at(file, 0, text, size < sizeof(text) - 1 ? (size_t)size : sizeof(text) - 1))
+        return 0;
+    return (uint32_t)strtoul(text, NULL, 10);
+}
+
+static km_status explain_lock(struct km_store *store, struct os_file *file, km_error *error)
+{
+    uint32_t holder = read_lock_holder(store, file);
+
+    if (!holder)
+        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in another process");
+    if (holder == store->os->ops->process_id(store->os))
+        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in this process already (pid %u)",
+                        holder);
+    if (!store->os->ops->process_exists(store->os, holder))
+        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0,
+                        "the store is locked; pid %u, which opened it last, no longer exists: a child of "
+                        "it, or a reader, still has it open", holder);
+    return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in another process (pid %u)", holder);
+}
+
+static km_status write_lock_holder(struct km_store *store)
+{
+    char text[16] = {0};
+
+    snprintf(text, sizeof(text), "%-14u\n", store->os->ops->process_id(store->os));
+    return store->os->ops->write_at(store->lock_file, 0, text, 15);
+}
+
+static km_status open_lock_file(struct km_store *store, int is_read_only, struct os_file **out_file)
+{
+    const struct os_ops *ops = store->os->ops;
+    km_status rc = ops->open_file(store->dir, LOCK_NAME, is_read_only ? OS_OPEN_READ : OS_OPEN_WRITE, out_file);
+
+    if (rc == KM_NOT_FOUND && !is_read_only) {
+        rc = ops->open_file(store->dir, LOCK_NAME, OS_CREATE_NEW, out_file);
+        if (rc == KM_EXISTS) /* another process was first */
+            rc = ops->open_file(store->dir, LOCK_NAME, OS_OPEN_WRITE, out_file);
+    }
+    return rc;
+}
+
+static km_status take_lock(struct km_store *store, int is_read_only, km_error *error)
+{
+    km_status rc = open_lock_file(store, is_read_only, &store->lock_file);
+
+    if (rc == KM_NOT_FOUND)
+        return KM_OK; /* read-only, and nobody has ever locked it */
+    if (rc)
+        return io_failed(store, error, rc, LOCK_NAME, "cannot open the lock file");
+    rc = store->os->ops->lock(store->lock_file, is_read_only ? OS_LOCK_SHARED : OS_LOCK_EXCLUSIVE);
+    if (rc == KM_E_LOCKED)
+        return explain_lock(store, store->lock_file, error);
+    if (!rc && !is_read_only)
+        rc = write_lock_holder(store);
+    return rc ? io_failed(store, error, rc, LOCK_NAME, "cannot lock the store") : KM_OK;
+}
+
+/* ---- whole files ------------------------------------------------------------------------- */
+
+static km_status read_file(struct km_store *store, const char *name, uint8_t *bytes, size_t size, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    struct os_file *file = NULL;
+    uint64_t file_size = 0;
+    km_status rc = ops->open_file(store->dir, name, OS_OPEN_READ, &file);
+
+    if (rc == KM_NOT_FOUND)
+        return rc;
+    if (!rc)
+        rc = ops->file_size(file, &file_size);
+    if (!rc && file_size != size) {
+        ops->close_file(file);
+        return km__fail(error, KM_E_CORRUPT, name, file_size, 0, "the file has a wrong size");
+    }
+    if (!rc)
+        rc = ops->read_at(file, 0, bytes, size);
+    if (rc)
+        rc = io_failed(store, error, rc, name, "cannot read the file");
+    ops->close_file(file);
+    return rc;
+}
+
+/* Under a temporary name, synced, renamed; the caller syncs the folder. */
+static km_status write_file(struct km_store *store, const char *name, const uint8_t *bytes, size_t size, km_error *error)
+{
+    static const char temp_name[] = "new.file";
+    const struct os_ops *ops = store->os->ops;
+    struct os_file *file = NULL;
+    km_status rc;
+
+    km__ignore(ops->unlink(store->dir, temp_name), "a leftover of a crash, or nothing");
+    rc = ops->open_file(store->dir, temp_name, OS_CREATE_NEW, &file);
+    if (rc) goto out;
+    rc = ops->write_at(file, 0, bytes, size);
+    if (rc) goto out;
+    rc = ops->sync(file);
+    if (rc) goto out;
+    rc = ops->rename(store->dir, temp_name, name);
+out:
+    if (rc)
+        rc = io_failed(store, error, rc, name, "cannot write the file");
+    ops->close_file(file);
+    return rc;
+}
+
+/* ---- IDENTITY and MARKS ------------------------------------------------------------------ */
+
+static km_status load_identity(struct km_store *store, km_error *error)
+{
+    uint8_t *bytes = km__allocate(store->allocator, IDENTITY_SIZE);
+    km_status rc = bytes ? read_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error) : KM_E_NO_MEMORY;
+
+    if (!rc) {
+        rc = km__identity_decode(bytes, &store->identity);
+        if (rc)
+            rc = km__fail(error, rc, IDENTITY_NAME, 0, 0,
+                          rc == KM_E_VERSION ? "written by a newer version: upgrade the library"
+                                             : "the file is damaged: run `keepmap salvage`, or restore a backup");
+    }
+    km__release(store->allocator, bytes, IDENTITY_SIZE);
+    return rc;
+}
+
+/* The better of the two slots; one may have been torn while it was written. */
+static km_status choose_marks(const struct km_store *store, const uint8_t *bytes, struct marks *out)
+{
+    struct marks slots[2];
+    int is_good[2];
+
+    for (int i = 0; i < 2; i++) {
+        is_good[i] = km__marks_decode(bytes + (size_t)i * MARKS_SLOT_SIZE, &slots[i]) == KM_OK &&
+                     memcmp(slots[i].store_id, store->identity.store_id, STORE_ID_SIZE) == 0;
+    }
+    if (!is_good[0] && !is_good[1])
+        return KM_E_CORRUPT;
+    if (!is_good[1] || (is_good[0] && slots[0].sequence > slots[1].sequence))
+        *out = slots[0];
+    else
+        *out = slots[1];
+    return KM_OK;
+}
+
+static km_status load_marks(struct km_store *store, struct marks *out, km_error *error)
+{
+    uint8_t *bytes = km__allocate(store->allocator, 2 * MARKS_SLOT_SIZE);
+    km_status rc = bytes ? read_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error) : KM_E_NO_MEMORY;
+
+    if (rc == KM_NOT_FOUND)
+        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0, "the file is missing: run `keepmap salvage`");
+    if (!rc && choose_marks(store, bytes, out))
+        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0, "both slots are damaged: run `keepmap salvage`");
+    km__release(store->allocator, bytes, 2 * MARKS_SLOT_SIZE);
+    return rc;
+}
+
+/* ---- birth ------------------------------------------------------------------------------- */
+
+static km_status write_identity(struct km_store *store, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    uint8_t *bytes = km__allocate(store->allocator, IDENTITY_SIZE);
+    km_status rc = bytes ? KM_OK : KM_E_NO_MEMORY;
+
+    if (!rc)
+        rc = ops->random(store->os, store->identity.store_id, STORE_ID_SIZE);
+    if (!rc)
+        rc = ops->random(store->os, store->identity.hash_seed, KM__HASH_SEED_SIZE);
+    if (!rc) {
+        store->identity.created_ms = ops->wall_ms(store->os);
+        km__identity_encode(&store->identity, bytes);
+        rc = write_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error);
+    }
+    km__release(store->allocator, bytes, IDENTITY_SIZE);
+    return rc;
+}
+
+static km_status write_first_marks(struct km_store *store, km_error *error)
+{
+    uint8_t *bytes = km__allocate(store->allocator, 2 * MARKS_SLOT_SIZE);
+    struct marks marks = {.sequence = 1, .clean = 1};
+    km_status rc;
+
+    if (!bytes)
+        return KM_E_NO_MEMORY;
+    memcpy(marks.store_id, store->identity.store_id, STORE_ID_SIZE);
+    marks.head = km__position(1, SEGMENT_HEADER_SIZE);
+    marks.durable = marks.head;
+    marks.clock_ms = store->identity.created_ms;
+    store->os->ops->boot_id(store->os, marks.boot_id);
+    km__marks_encode(&marks, bytes + MARKS_SLOT_SIZE); /* the slot of odd sequences */
+    rc = write_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error);
+    km__release(store->allocator, bytes, 2 * MARKS_SLOT_SIZE);
+    return rc;
+}
+
+static km_status write_first_log(struct km_store *store, km_error *error)
+{
+    struct log_options options = {.os = store->os, .store_dir = store->dir, .log_dir = store->log_dir,
+                                  .zero_fill = store->durability == KM_DURABLE_POWER};
+
+    memcpy(options.store_id, store->identity.store_id, STORE_ID_SIZE);
+    return km__log_create_files(&options, error);
+}
+
+static km_status open_log_dir(struct km_store *store)
+{
+    const struct os_ops *ops = store->os->ops;
+    km_status rc = ops->create_subdir(store->dir, LOG_DIR_NAME);
+
+    if (rc == KM_OK || rc == KM_EXISTS)
+        rc = ops->open_subdir(store->dir, LOG_DIR_NAME, &store->log_dir);
+    return rc;
+}
+
+static km_status declare_creation(struct km_store *store)
+{
+    const struct os_ops *ops = store->os->ops;
+    struct os_file *file = NULL;
+    km_status rc = ops->open_file(store->dir, CREATING_NAME, OS_CREATE_NEW, &file);
+
+    ops->close_file(file);
+    if (rc && rc != KM_EXISTS)
+        return rc;
+    return ops->sync_dir(store->dir);
+}
+
+static km_status create_store(struct km_store *store, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    km_status rc = declare_creation(store);
+
+    if (!rc)
+        rc = open_log_dir(store);
+    if (rc)
+        return io_failed(store, error, rc, NULL, "cannot create the store");
+    rc = write_identity(store, error);
+    if (rc) return rc;
+    rc = write_first_log(store, error);
+    if (rc) return rc;
+    rc = write_first_marks(store, error);
+    if (rc) return rc;
+    rc = ops->sync_dir(store->dir);
+    if (!rc)
+        rc = ops->unlink(store->dir, CREATING_NAME);
+    if (!rc)
+        rc = ops->sync_dir(store->dir);
+    return rc ? io_failed(store, error, rc, NULL, "cannot create the store") : KM_OK;
+}
+
+/* ---- what is there ----------------------------------------------------------------------- */
+
+struct folder_content {
+    int has_identity, has_creating, has_log, has_other;
+};
+
+static km_status note_name(void *context, const char *name)
+{
+    struct folder_content *content = context;
+
+    if (strcmp(name, IDENTITY_NAME) == 0)
+        content->has_identity = 1;
+    else if (strcmp(name, CREATING_NAME) == 0)
+        content->has_creating = 1;
+    else if (strcmp(name, LOG_DIR_NAME) == 0 || strcmp(name, MARKS_NAME) == 0)
+        content->has_log = 1;
+    else if (strcmp(name, LOCK_NAME) != 0)
+        content->has_other = 1;
+    return KM_OK;
+}
+
+/* Decide by the folder's content and the mode; *out_create: there is nothing yet, make a store. */
+static km_status judge_folder(struct km_store *store, int *out_create, km_error *error)
+{
+    struct folder_content content = {0, 0, 0, 0};
+    km_open_mode mode = store->options.mode;
+    km_status rc = store->os->ops->list(store->dir, note_name, &content);
+
+    if (rc)
+        return io_failed(store, error, rc, NULL, "cannot list the store's folder");
+    *out_create = content.has_creating || (!content.has_identity && !content.has_log);
+    if (!content.has_identity && content.has_log && !content.has_creating)
+        return km__fail(error, KM_E_CORRUPT, IDENTITY_NAME, 0, 0,
+                        "the file is missing: run `keepmap salvage`, or restore a backup");
+    if (*out_create && content.has_other && !content.has_creating)
+        return km__fail(error, KM_E_NOT_A_STORE, NULL, 0, 0,
+                        "the folder holds other files and no store: choose an empty or new folder");
+    if (*out_create && (mode == KM_OPEN_EXISTING || mode == KM_OPEN_READ_ONLY))
+        return km__fail(error, KM_E_NOT_A_STORE, NULL, 0, 0, "there is no store in this folder");
+    if (!*out_create && mode == KM_CREATE_NEW)
+        return km__fail(error, KM_EXISTS, NULL, 0, 0, "there is a store in this folder already");
+    return KM_OK;
+}
+
+static km_status open_folder(struct km_store *store, const char *path, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    int may_create = store->options.mode == KM_OPEN_OR_CREATE || store->options.mode == KM_CREATE_NEW;
+    km_status rc = ops->open_dir(store->os, path, &store->dir);
+
+    if (rc == KM_NOT_FOUND && may_create) {
+        rc = ops->create_dir(store->os, path);
+        if (rc == KM_OK || rc == KM_EXISTS)
+            rc = ops->open_dir(store->os, path, &store->dir);
+    }
+    if (rc == KM_NOT_FOUND)
+        return km__fail(error, may_create ? KM_E_IO : KM_E_NOT_A_STORE, NULL, 0, 0,
+                        may_create ? "the folder above %s does not exist" : "there is no folder %s", path);
+    if (rc == KM_E_INVALID)
+        return km__fail(error, KM_E_NOT_A_STORE, NULL, 0, 0, "%s is not a folder", path);
+    return rc ? km__fail(error, rc, NULL, 0, ops->last_error(store->os), "cannot open %s", path) : KM_OK;
+}
+
+km_status km__store_attach_files(struct km_store *store, const char *path, struct os_file **out_marks_file,
+                                 struct marks *out_marks, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    int is_read_only = store->options.mode == KM_OPEN_READ_ONLY;
+    int must_create = 0;
+    km_status rc = open_folder(store, path, error);
+
+    if (!rc) /* before a LOCK file is left in a folder of somebody else's */
+        rc = judge_folder(store, &must_create, error);
+    if (!rc)
+        rc = take_lock(store, is_read_only, error);
+    if (!rc) /* again: another process may have been at it */
+        rc = judge_folder(store, &must_create, error);
+    if (!rc && must_create)
+        rc = create_store(store, error);
+    if (!rc)
+        rc = load_identity(store, error);
+    if (!rc)
+        rc = load_marks(store, out_marks, error);
+    if (rc) return rc;
+    if (!store->log_dir)
+        rc = ops->open_subdir(store->dir, LOG_DIR_NAME, &store->log_dir);
+    if (rc)
+        return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, LOG_DIR_NAME, 0, ops->last_error(store->os),
+                        "cannot open the log's folder");
+    if (!is_read_only)
+        rc = ops->open_file(store->dir, MARKS_NAME, OS_OPEN_WRITE, out_marks_file);
+    return rc ? io_failed(store, error, rc, MARKS_NAME, "cannot open the file") : KM_OK;
+}

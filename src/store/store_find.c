@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_find.c -- from a key to its record: index, then log, then comparison.
+ *
+ * I1. A record in a file mapping is verified before anything it says is believed, a key that does
+ *     not match included: else damage to a key would look like its absence.
+ */
+#include "store/store_internal.h"
+
+#include <stdlib.h>
+
+static int key_matches(const struct log_record *record, km_bytes key)
+{
+    return record->key_size == key.size && memcmp(record->key, key.data ? key.data : "", key.size) == 0;
+}
+
+km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash, km_bytes key,
+                   struct found *out)
+{
+    struct hash_probe probe;
+    uint64_t ref;
+
+    for (ref = km__hash_first(index, hash, &probe); ref; ref = km__hash_next(&probe)) {
+        if (ref >= LOG_PLACEHOLDER_BASE)
+            continue; /* a change under way: its key is not there yet */
+        if (!km__log_record_at(store->view, ref, &out->record))
+            return KM_E_CORRUPT;
+        if (out->record.unverified && !km__log_record_verify(store->view, ref, &out->record))
+            return KM_E_CORRUPT;
+        if (key_matches(&out->record, key)) {
+            out->ref = ref;
+            return KM_OK;
+        }
+    }
+    out->ref = 0;
+    return KM_NOT_FOUND;
+}
+
+km_status km__hash_refs(void *context, const uint64_t *refs, size_t count, uint64_t *out_hashes)
+{
+    const struct km_store *store = context;
+    struct log_record record;
+
+    for (size_t i = 0; i < count; i++)
+        km__log_prefetch(store->view, refs[i]);
+    for (size_t i = 0; i < count; i++) {
+        KM_ASSERT(refs[i] < LOG_PLACEHOLDER_BASE);
+        if (!km__log_record_at(store->view, refs[i], &record) ||
+            (record.unverified && !km__log_record_verify(store->view, refs[i], &record)))
+            return KM_E_CORRUPT;
+        out_hashes[i] = km__hash_key(&store->secret, record.key, record.key_size);
+    }
+    return KM_OK;
+}
+
+km_status km__buffer_reserve(km_buffer *buffer, size_t size)
+{
+    size_t capacity = buffer->capacity ? buffer->capacity : 64;
+    void *data;
+
+    if (size <= buffer->capacity)
+        return KM_OK;
+    while (capacity < size)
+        capacity *= 2; /* ends: sizes are at most 2^31 */
+    data = realloc(buffer->data, capacity);
+    if (!data)
+        return KM_E_NO_MEMORY;
+    buffer->data = data;
+    buffer->capacity = capacity;
+    return KM_OK;
+}

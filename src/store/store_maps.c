@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_maps.c -- the maps of a store: create, find, drop, clear, list.
+ *
+ * I1. A map enters the table of names when its record is complete in the log, so that no change of
+ *     it can lie before it.
+ * I2. Ids are given out once in the life of a store: an old record never speaks of a new map.
+ * I3. Drop and clear hold every partition of the map while their record takes its place in the
+ *     log: each change of the map lies wholly before or after it, in the log and in memory.
+ */
+#include "store/store_internal.h"
+
+/* ---- the two tables ---------------------------------------------------------------------- */
+
+#define MAP_TABLE_SIZE ((size_t)KM_MAP_COUNT_MAX * sizeof(km_map *))
+
+km_status km__maps_init(struct km_store *store)
+{
+    /* whole tables at once, as untouched pages: no growing, and lookups need no reallocation lock */
+    km__mutex_init(&store->catalogue_lock);
+    km__mutex_init(&store->names_lock);
+    store->by_id = km__map_pages(store->allocator, MAP_TABLE_SIZE);
+    store->by_name = km__map_pages(store->allocator, MAP_TABLE_SIZE);
+    return store->by_id && store->by_name ? KM_OK : KM_E_NO_MEMORY;
+}
+
+static void destroy_map(km_map *map)
+{
+    const struct allocator *allocator = map->store->allocator;
+
+    km__hash_index_destroy(map->index);
+    km__release(allocator, map->name, map->name_size);
+    km__release(allocator, map, sizeof(*map));
+}
+
+void km__maps_fini(struct km_store *store)
+{
+    for (uint32_t i = 0; i < store->id_count; i++) {
+        if (store->by_id[i])
+            destroy_map(store->by_id[i]);
+    }
+    if (store->by_id)
+        km__unmap_pages(store->allocator, store->by_id, MAP_TABLE_SIZE);
+    if (store->by_name)
+        km__unmap_pages(store->allocator, store->by_name, MAP_TABLE_SIZE);
+    km__mutex_fini(&store->catalogue_lock);
+    km__mutex_fini(&store->names_lock);
+}
+
+static int compare_name(const km_map *map, km_bytes name)
+{
+    size_t shorter = map->name_size < name.size ? map->name_size : name.size;
+    int result = memcmp(map->name, name.data, shorter);
+
+    return result ? result : (map->name_size > name.size) - (map->name_size < name.size);
+}
+
+/* The place of a name in the table, or where it belongs. Under names_lock. */
+static uint32_t name_place(const struct km_store *store, km_bytes name, int *out_is_there)
+{
+    uint32_t low = 0, high = store->name_count;
+
+    *out_is_there = 0;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        int result = compare_name(store->by_name[middle], name);
+
+        if (result == 0) {
+            *out_is_there = 1;
+            return middle;
+        }
+        if (result < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static km_map *find_name(struct km_store *store, km_bytes name)
+{
+    int is_there;
+    uint32_t place;
+    km_map *map = NULL;
+
+    km__mutex_lock(&store->names_lock);
+    place = name_place(store, name, &is_there);
+    if (is_there)
+        map = store->by_name[place];
+    km__mutex_unlock(&store->names_lock);
+    return map;
+}
+
+static km_status create_map(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind, km_map **out_map)
+{
+    km_map *map = km__allocate(store->allocator, sizeof(*map));
+    km_status rc = KM_E_NO_MEMORY;
+
+    if (!map)
+        return rc;
+    map->store = store;
+    map->id = id;
+    map->kind = kind;
+    map->name_size = (uint16_t)name.size;
+    map->name = km__allocate(store->allocator, name.size);
+    if (map->name)
+        rc = km__hash_index_create(store->allocator, store->pool, &store->reclaimer, &map->index);
+    if (rc) {
+        destroy_map(map);
+        return rc;
+    }
+    memcpy(map->name, name.data, name.size);
+    *out_map = map;
+    return KM_OK;
+}
+
+static void enter_map(km_map *map)
+{
+    struct km_store *store = map->store;
+    km_bytes name = {map->name, map->name_size};
+    int is_there;
+    uint32_t place;
+
+    km__mutex_lock(&store->names_lock);
+    place = name_place(store, name, &is_there);
+    KM_ASSERT(!is_there && store->name_count < KM_MAP_COUNT_MAX);
+    memmove(&store->by_name[place + 1], &store->by_name[place],
+            (store->name_count - place) * sizeof(*store->by_name));
+    store->by_name[place] = map;
+    store->name_count++;
+    store->by_id[map->id] = map;
+    if (store->id_count <= map->id)
+        store->id_count = map->id + 1u;
+    km__mutex_unlock(&store->names_lock);
+}
+
+km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind, km_map **out_map)
+{
+    km_status rc;
+
+    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || id >= KM_MAP_COUNT_MAX ||
+        store->by_id[id] || find_name(store, name))
+        return KM_E_CORRUPT; /* only a record of the log can ask for this */
+    rc = create_map(store, id, name, kind, out_map);
+    if (!rc)
+        enter_map(*out_map);
+    return rc;
+}
+
+void km__maps_remove_name(km_map *map)
+{
+    struct km_store *store = map->store;
+    km_bytes name = {map->name, map->name_size};
+    int is_there;
+    uint32_t place;
+
+    km__mutex_lock(&store->names_lock);
+    place = name_place(store, name, &is_there);
+    KM_ASSERT(is_there);
+    store->name_count--;
+    memmove(&store->by_name[place], &store->by_name[place + 1],
+            (store->name_count - place) * sizeof(*store->by_name));
+    km__mutex_unlock(&store->names_lock);
+}
+
+km_map *km__maps_by_id(struct km_store *store, uint16_t id)
+{
+    km_map *map = NULL;
+
+    km__mutex_lock(&store->names_lock);
+    if (id < store->id_count)
+        map = store->by_id[id];
+    km__mutex_unlock(&store->names_lock);
+    return map;
+}
+
+/* ---- logged changes of the catalogue ----------------------------------------------------- */
+
+struct map_change {
+    struct record record;
+    const void *key, *value;
+    struct log_space space;
+    void (*apply)(km_map *map); /* with every partition locked; NULL: the map is new, nothing to lock */
+    km_map *map;
+};
+
+static void lock_partitions(km_map *map)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
+        km__mutex_lock(km__hash_partition_lock(map->index, i));
+}
+
+static void unlock_partitions(km_map *map)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
+        km__mutex_unlock(km__hash_partition_lock(map->index, i));
+}
+
+static km_status try_map_change(struct km_store *store, struct map_change *change)
+{
+    const struct record *record = &change->record;
+    enum log_class class = record->kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT : LOG_CLASS_DELETE;
+    uint32_t crc = km__record_payload_crc(change->value, record->value_size, change->key, record->key_size);
+    km_status rc;
+
+    km__epoch_enter();
+    if (change->apply)
+        lock_partitions(change->map);
+    rc = km__log_reserve(store->log, km__record_size(0, record->value_size, record->key_size), class,
+                         &change->space);
+    if (!rc) {
+        km__log_write_record(store->log, &change->space, 0, record, crc, change->value, change->key);
+        if (change->apply)
+            change->apply(change->map);
+    }
+    if (change->apply)
+        unlock_partitions(change->map);
+    if (!rc)
+        km__log_finish(store->log, &change->space);
+    km__epoch_leave();
+    return rc;
+}
+
+/* Log a change of a map and apply it; durable as the store's class says. Under catalogue_lock. */
+static km_status log_map_change(struct km_store *store, struct map_change *change)
+{
+    uint64_t size = km__record_size(0, change->record.value_size, change->record.key_size);
+    km_status rc;
+
+    change->record.map = change->map->id;
+    for (;;) { /* ends when there is room, or none to be had */
+        rc = try_map_change(store, change);
+        if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
+            return rc;
+        rc = km__log_wait_space(store->log, size,
+                                change->record.kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT : LOG_CLASS_DELETE);
+        if (rc) return rc;
+    }
+}
+
+static km_status wait_as_store(struct km_store *store, uint64_t position)
+{
+    return store->durability == KM_DURABLE_POWER ? km__log_wait_durable(store->log, position + 1) : KM_OK;
+}
+
+static km_status check_change(struct km_store *store)
+{
+    km_status rc = km__check_writable(store);
+
+    if (!rc && store->durability == KM_DURABLE_POWER && km__epoch_ongoing())
+        rc = KM_WOULD_BLOCK;
+    return rc;
+}
+
+/* ---- create and open --------------------------------------------------------------------- */
+
+static km_status create_locked(struct km_store *store, km_bytes name, km_map_kind kind, km_map **out_map,
+                               uint64_t *out_position)
+{
+    struct map_change change = {{0}, NULL, NULL, {0}, NULL, NULL};
+    uint8_t kind_byte = (uint8_t)kind;
+    km_status rc;
+
+    *out_map = find_name(store, name);
+    if (*out_map)
+        return KM_EXISTS;
+    if (store->id_count >= KM_MAP_COUNT_MAX)
+        return KM_E_LIMIT;
+    rc = create_map(store, (uint16_t)store->id_count, name, kind, &change.map);
+    if (rc) return rc;
+    change.record.kind = RECORD_MAP_CREATED;
+    change.record.key_size = (uint16_t)name.size;
+    change.record.value_size = 1;
+    change.key = name.data;
+    change.value = &kind_byte;
+    rc = log_map_change(store, &change);
+    if (rc) {
+        destroy_map(change.map);
+        return rc;
+    }
+    enter_map(change.map);
+    *out_map = change.map;
+    *out_position = change.space.position;
+    return KM_OK;
+}
+
+static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind, km_map **out_map)
+{
+    km_map *map = NULL;
+    uint64_t position = 0;
+    km_status rc;
+
+    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || !name.data || kind < KM_KIND_DEFAULT || kind > KM_SORTED)
+        return KM_E_INVALID;
+    if (kind != KM_KIND_DEFAULT && kind != KM_HASH)
+        return KM_E_UNSUPPORTED;
+    rc = check_change(store);
+    if (rc) return rc;
+    km__mutex_lock(&store->catalogue_lock);
+    rc = create_locked(store, name, KM_HASH, &map, &position);
+    km__mutex_unlock(&store->catalogue_lock);
+    if (rc == KM_OK)
+        rc = wait_as_store(store, position);
+    if (rc == KM_OK || rc == KM_EXISTS)
+        *out_map = map;
+    return rc;
+}
+
+km_status km_map_create(km_store *store, km_bytes name, km_map_kind kind, km_map **out_map)
+{
+    km_map *map = NULL;
+    km_status rc = create_or_find(store, name, kind, &map);
+
+    if (!rc)
+        *out_map = map;
+    return rc;
+}
+
+km_status km_map_open(km_store *store, km_bytes name, km_map **out_map)
+{
+    km_map *map;
+
+    if (km__store_is_forked(store))
+        return KM_E_FORKED;
+    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || !name.data)
+        return KM_E_INVALID;
+    map = find_name(store, name);
+    if (!map)
+        return KM_NOT_FOUND;
+    *out_map = map;
+    return KM_OK;
+}
+
+km_status km_map_open_or_create(km_store *store, km_bytes name, km_map_kind kind, km_map **out_map)
+{
+    km_status rc = km_map_open(store, name, out_map);
+
+    if (rc == KM_NOT_FOUND)
+        rc = create_or_find(store, name, kind, out_map);
+    return rc == KM_EXISTS ? KM_OK : rc;
+}
+
+/* ---- drop and clear ---------------------------------------------------------------------- */
+
+static void clear_partitions(km_map *map)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++) {
+        km__hash_clear_partition(map->index, i);
+        atomic_store_explicit(&map->live_bytes[i], 0, memory_order_relaxed);
+    }
+}
+
+static void mark_dropped(km_map *map)
+{
+    atomic_store_explicit(&map->dropped, 1, memory_order_release); /* pairs with check_readable() */
+    clear_partitions(map);
+}
+
+static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map))
+{
+    struct km_store *store = map->store;
+    struct map_change change = {{0}, NULL, NULL, {0}, apply, map};
+    km_status rc = check_change(store);
+
+    if (rc) return rc;
+    change.record.kind = kind;
+    km__mutex_lock(&store->catalogue_lock);
+    if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
+        rc = KM_E_DROPPED; /* relaxed: set under catalogue_lock */
+    else
+        rc = log_map_change(store, &change);
+    if (!rc && kind == RECORD_MAP_DROPPED)
+        km__maps_remove_name(map);
+    km__mutex_unlock(&store->catalogue_lock);
+    return rc ? rc : wait_as_store(store, change.space.position);
+}
+
+km_status km_map_drop(km_map *map)
+{
+    return change_map(map, RECORD_MAP_DROPPED, mark_dropped);
+}
+
+km_status km_map_clear(km_map *map)
+{
+    return change_map(map, RECORD_MAP_CLEARED, clear_partitions);
+}
+
+/* ---- list and count ---------------------------------------------------------------------- */
+
+uint64_t km_count(const km_map *map)
+{
+    if (km__store_is_forked(map->store))
+        return 0;
+    return km__hash_count(map->index);
+}
+
+km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info), void *context)
+{
+    if (km__store_is_forked(store))
+        return KM_E_FORKED;
+    for (uint32_t id = 0; id < KM_MAP_COUNT_MAX; id++) { /* ids grow with time */
+        km_map *map = km__maps_by_id(store, (uint16_t)id);
+        km_map_info info;
+
+        if (!map && id >= store->id_count)
+            break;
+        if (!map || atomic_load_explicit(&map->dropped, memory_order_acquire))
+            continue; /* pairs with mark_dropped() */
+        info.name = km_bytes_of(map->name, map->name_size);
+        info.kind = map->kind;
+        info.count = km_count(map);
+        if (visit(context, &info))
+            return KM_STOPPED;
+    }
+    return KM_OK;
+}

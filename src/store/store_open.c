@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_open.c -- open and close a store.
+ */
+#include "store/store_internal.h"
+
+#include <stdio.h>
+
+/* ---- options ----------------------------------------------------------------------------- */
+
+static km_status take_options(struct km_store *store, const km_options *options, km_error *error)
+{
+    static const km_options defaults = KM_OPTIONS_INIT;
+
+    store->options = defaults;
+    if (options) {
+        if (options->struct_size < offsetof(km_options, mode) || options->struct_size > 4096)
+            return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.struct_size is not set: use KM_OPTIONS_INIT");
+        memcpy(&store->options, options,
+               options->struct_size < sizeof(*options) ? options->struct_size : sizeof(*options));
+    }
+    options = &store->options;
+    if ((int)options->mode < KM_OPEN_OR_CREATE || options->mode > KM_OPEN_READ_ONLY)
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.mode is not a km_open_mode");
+    if ((int)options->durability < KM_DURABLE_DEFAULT || options->durability > KM_DURABLE_POWER)
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.durability is not a km_durability");
+    store->durability = options->durability ? options->durability : KM_DURABLE_PROCESS;
+    store->batch_size_max = options->batch_size_max ? options->batch_size_max : STORE_BATCH_SIZE_MAX;
+    if (store->batch_size_max > KM_VALUE_SIZE_MAX)
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.batch_size_max is over %u", KM_VALUE_SIZE_MAX);
+    return KM_OK;
+}
+
+/* ---- create and destroy ------------------------------------------------------------------ */
+
+static km_status create_store_object(struct os *os, const km_options *options, struct km_store **out_store,
+                                     km_error *error)
+{
+    struct km_store *store = km__allocate(&os->allocator, sizeof(*store));
+    km_status rc;
+
+    if (!store)
+        return km__fail(error, KM_E_NO_MEMORY, NULL, 0, 0, "no memory for a store");
+    store->os = os;
+    store->allocator = &os->allocator;
+    store->source.hashes = km__hash_refs;
+    store->source.context = store;
+    km__reclaimer_init(&store->reclaimer);
+    *out_store = store;
+    rc = km__maps_init(store);
+    if (!rc)
+        rc = km__node_pool_create(store->allocator, &store->pool);
+    if (!rc)
+        rc = os->ops->fork_word(os, &store->fork_word);
+    if (rc)
+        return km__fail(error, rc, NULL, 0, os->ops->last_error(os), "no memory for a store");
+    return take_options(store, options, error);
+}
+
+static void destroy_store_object(struct km_store *store)
+{
+    const struct os_ops *ops = store->os->ops;
+
+    km__reclaimer_fini(&store->reclaimer);
+    km__maps_fini(store);
+    km__node_pool_destroy(store->pool);
+    km__log_destroy(store->log);
+    ops->close_dir(store->log_dir);
+    ops->close_dir(store->dir);
+    ops->close_file(store->lock_file); /* the lock goes with it, last of all */
+    if (store->fork_word)
+        ops->release_fork_word(store->os, store->fork_word);
+    km__release(store->allocator, store, sizeof(*store));
+}
+
+/* ---- open -------------------------------------------------------------------------------- */
+
+static void housekeep(void *context)
+{
+    struct km_store *store = context;
+
+    km__node_pool_prepare(store->pool);
+    km__reclaim(&store->reclaimer);
+}
+
+static struct log_options log_options_of(struct km_store *store, int background)
+{
+    struct log_options options = {
+        .os = store->os,
+        .store_dir = store->dir,
+        .log_dir = store->log_dir,
+        .reclaimer = &store->reclaimer,
+        .size_max = store->options.log_size_max,
+        .sync_interval_ms = store->options.sync_interval_ms ? store->options.sync_interval_ms
+                                                            : STORE_SYNC_INTERVAL_MS,
+        .zero_fill = store->durability == KM_DURABLE_POWER,
+        .keep_in_memory = store->options.keep_in_memory != 0,
+        .verify_reads = !store->options.skip_read_checks,
+        .read_only = store->options.mode == KM_OPEN_READ_ONLY && store->dir != NULL,
+        .background = background,
+        .housekeep = housekeep,
+        .housekeep_context = store,
+        .note = store->options.log,
+        .note_context = store->options.log_context,
+    };
+
+    memcpy(options.store_id, store->identity.store_id, STORE_ID_SIZE);
+    return options;
+}
+
+static void note_recovery(const struct km_store *store)
+{
+    char line[160];
+
+    if (!store->options.log || !store->torn_bytes)
+        return;
+    snprintf(line, sizeof(line), "recovery cut %llu bytes that a crash had torn off the log's end",
+             (unsigned long long)store->torn_bytes);
+    store->options.log(store->options.log_context, KM_LOG_WARNING, line);
+}
+
+static km_status open_log(struct km_store *store, struct log_options *options, km_error *error)
+{
+    km_status rc = km__log_create(options, &store->log, error);
+
+    if (rc) {
+        store->os->ops->close_file(options->marks_file);
+        return rc;
+    }
+    store->view = km__log_view(store->log);
+    if (store->dir)
+        rc = km__replay(store, error);
+    if (!rc)
+        note_recovery(store);
+    return rc ? rc : km__log_start(store->log, error);
+}
+
+km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int background,
+                              struct km_store **out_store, km_error *out_error)
+{
+    struct km_store *store = NULL;
+    struct log_options log_options;
+    struct os_file *marks_file = NULL;
+    struct marks marks;
+    km_status rc = create_store_object(os, options, &store, out_error);
+
+    if (!rc)
+        rc = km__store_attach_files(store, path, &marks_file, &marks, out_error);
+    if (rc) goto out;
+    km__hash_secret_init(&store->secret, store->identity.hash_seed);
+    log_options = log_options_of(store, background);
+    log_options.marks = marks;
+    log_options.marks_file = marks_file;
+    rc = open_log(store, &log_options, out_error);
+    if (rc) goto out;
+    *out_store = store;
+    store = NULL;
+out:
+    if (store)
+        destroy_store_object(store);
+    return rc;
+}
+
+km_status km__store_open_memory_with(struct os *os, const km_options *options, int background,
+                                     struct km_store **out_store, km_error *out_error)
+{
+    struct km_store *store = NULL;
+    struct log_options log_options;
+    km_status rc = create_store_object(os, options, &store, out_error);
+
+    if (!rc)
+        rc = os->ops->random(os, store->identity.hash_seed, KM__HASH_SEED_SIZE);
+    if (rc) goto out;
+    store->durability = KM_DURABLE_PROCESS;
+    km__hash_secret_init(&store->secret, store->identity.hash_seed);
+    log_options = log_options_of(store, background);
+    rc = open_log(store, &log_options, out_error);
+    if (rc) goto out;
+    *out_store = store;
+    store = NULL;
+out:
+    if (store)
+        destroy_store_object(store);
+    return rc;
+}
+
+km_status km_open(const char *path, const km_options *options, km_store **out_store, km_error *out_error)
+{
+    if (!path || !*path)
+        return km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "the path is empty");
+    return km__store_open_with(km__os_linux(), path, options, 1, out_store, out_error);
+}
+
+km_status km_open_memory(const km_options *options, km_store **out_store, km_error *out_error)
+{
+    return km__store_open_memory_with(km__os_linux(), options, 1, out_store, out_error);
+}
+
+/* ---- close ------------------------------------------------------------------------------- */
+
+/* In a child of fork() the log and the indexes are not there: give back what is. */
+static void close_forked(struct km_store *store)
+{
+    const struct os_ops *ops = store->os->ops;
+
+    ops->close_dir(store->log_dir);
+    ops->close_dir(store->dir);
+    ops->close_file(store->lock_file); /* the parent holds the same lock: it stays locked */
+    ops->release_fork_word(store->os, store->fork_word);
+    km__release(store->allocator, store, sizeof(*store));
+}
+
+km_status km_close(km_store *store, km_error *out_error)
+{
+    km_status rc;
+
+    if (!store)
+        return KM_OK;
+    if (km__store_is_forked(store)) {
+        close_forked(store);
+        return KM_OK;
+    }
+    rc = km__log_stop(store->log, out_error);
+    destroy_store_object(store);
+    return rc;
+}
+
+km_status km_store_error(const km_store *store, km_error *out_error)
+{
+    return km__store_is_forked(store) ? KM_E_FORKED : km__log_error(store->log, out_error);
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_read.c -- get, get_ref, get_many: readers take no lock and write nothing shared.
+ */
+#include "store/store_internal.h"
+
+/* Keys looked up side by side, so that their cache misses overlap. */
+#define GET_GROUP 32
+
+static km_status check_readable(const km_map *map, km_bytes key)
+{
+    if (km__store_is_forked(map->store))
+        return KM_E_FORKED;
+    if (key.size > KM_KEY_SIZE_MAX || (!key.data && key.size))
+        return KM_E_INVALID;
+    /* pairs with mark_dropped() */
+    return atomic_load_explicit(&map->dropped, memory_order_acquire) ? KM_E_DROPPED : KM_OK;
+}
+
+static km_status find_key(const km_map *map, km_bytes key, struct found *out)
+{
+    uint64_t hash = km__hash_key(&map->store->secret, key.data, key.size);
+
+    return km__find(map->store, map->index, hash, key, out);
+}
+
+/* ---- copying reads ----------------------------------------------------------------------- */
+
+km_status km_get(km_map *map, km_bytes key, km_buffer *value)
+{
+    struct found found;
+    km_status rc = check_readable(map, key);
+
+    if (rc) return rc;
+    km__epoch_enter();
+    rc = find_key(map, key, &found);
+    if (!rc && value) {
+        rc = km__buffer_reserve(value, found.record.value_size);
+        if (!rc) {
+            value->size = found.record.value_size;
+            if (value->size)
+                memcpy(value->data, found.record.value, value->size);
+        }
+    }
+    km__epoch_leave();
+    return rc;
+}
+
+km_status km_contains(km_map *map, km_bytes key)
+{
+    return km_get(map, key, NULL);
+}
+
+/* ---- read sections ----------------------------------------------------------------------- */
+
+/* A section is a state of the thread: the handle only tells the store. */
+km_status km_read_begin(km_store *store, km_reader **out_reader)
+{
+    if (km__store_is_forked(store))
+        return KM_E_FORKED;
+    km__epoch_enter();
+    *out_reader = (km_reader *)(void *)store;
+    return KM_OK;
+}
+
+void km_read_end(km_reader *reader)
+{
+    const struct km_store *store = (const struct km_store *)(const void *)reader;
+
+    if (reader && !km__store_is_forked(store))
+        km__epoch_leave();
+}
+
+km_status km_get_ref(km_reader *reader, km_map *map, km_bytes key, km_bytes *out_value)
+{
+    struct found found;
+    km_status rc = check_readable(map, key);
+
+    if (!rc && (const void *)reader != (const void *)map->store)
+        rc = KM_E_INVALID;
+    if (!rc)
+        rc = find_key(map, key, &found);
+    if (rc) return rc;
+    out_value->data = found.record.value;
+    out_value->size = found.record.value_size;
+    return KM_OK;
+}
+
+/* ---- many at once ------------------------------------------------------------------------ */
+
+static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t count)
+{
+    struct hash_probe probe;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t ref = km__hash_first(map->index, hashes[i], &probe);
+
+        if (ref)
+            km__log_prefetch(map->store->view, ref);
+    }
+}
+
+static km_status get_group(const km_map *map, const km_bytes *keys, size_t count, km_bytes *out_values,
+                           size_t *found_count)
+{
+    uint64_t hashes[GET_GROUP];
+    struct found found;
+
+    for (size_t i = 0; i < count; i++) {
+        if (keys[i].size > KM_KEY_SIZE_MAX || (!keys[i].data && keys[i].size))
+            return KM_E_INVALID;
+        hashes[i] = km__hash_key(&map->store->secret, keys[i].data, keys[i].size);
+        km__hash_prefetch(map->index, hashes[i]);
+    }
+    prefetch_group(map, hashes, count);
+    for (size_t i = 0; i < count; i++) {
+        km_status rc = km__find(map->store, map->index, hashes[i], keys[i], &found);
+
+        if (rc && rc != KM_NOT_FOUND)
+            return rc;
+        out_values[i].data = rc ? NULL : found.record.value;
+        out_values[i].size = rc ? 0 : found.record.value_size;
+        *found_count += rc == KM_OK;
+    }
+    return KM_OK;
+}
+
+km_status km_get_many(km_reader *reader, km_map *map, const km_bytes *keys, size_t count,
+                      km_bytes *out_values, size_t *out_found)
+{
+    km_bytes none = {NULL, 0};
+    size_t found_count = 0;
+    km_status rc = check_readable(map, none);
+
+    if (!rc && (const void *)reader != (const void *)map->store)
+        rc = KM_E_INVALID;
+    for (size_t i = 0; !rc && i < count; i += GET_GROUP) {
+        size_t group = count - i < GET_GROUP ? count - i : GET_GROUP;
+
+        rc = get_group(map, keys + i, group, out_values + i, &found_count);
+    }
+    if (!rc && out_found)
+        *out_found = found_count;
+    return rc;
+}

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * store_unit.c -- several changes, or one large one, as one unit of the log.
+ *
+ * All partitions that the unit touches are locked, in one order; then everything that can fail is
+ * done: finding, and making room in the indexes by placeholders; then the log takes the unit as a
+ * whole; then the index is pointed at the records. A unit too large for the ring is in its file
+ * before the locks are taken (log_special.c).
+ */
+#include "store/store_internal.h"
+
+#include <stdlib.h>
+
+struct unit {
+    struct km_store *store;
+    struct change *changes;
+    size_t count;
+    struct change **order; /* the changes that count, by map, partition, hash and key */
+    size_t order_count;
+    uint64_t log_size;
+    enum log_class class;
+    km_buffer *previous;
+    struct found first_found;
+    struct log_space space;
+};
+
+/* ---- order ------------------------------------------------------------------------------- */
+
+static int compare_u64(uint64_t a, uint64_t b)
+{
+    return (a > b) - (a < b);
+}
+
+static int compare_keys(const struct change *a, const struct change *b)
+{
+    int result = compare_u64(a->map->id, b->map->id);
+
+    if (!result)
+        result = compare_u64(km__hash_partition(a->hash), km__hash_partition(b->hash));
+    if (!result)
+        result = compare_u64(a->hash, b->hash);
+    if (!result)
+        result = compare_u64(a->key_size, b->key_size);
+    if (!result && a->key_size)
+        result = memcmp(a->key, b->key, a->key_size);
+    return result;
+}
+
+static int compare_changes(const void *x, const void *y)
+{
+    const struct change *a = *(struct change *const *)x, *b = *(struct change *const *)y;
+    int result = compare_keys(a, b);
+
+    return result ? result : compare_u64((uintptr_t)a, (uintptr_t)b); /* same key: the later wins */
+}
+
+static km_status order_changes(struct unit *unit)
+{
+    size_t kept = 0;
+
+    unit->order = km__allocate(unit->store->allocator, unit->count * sizeof(*unit->order));
+    if (!unit->order)
+        return KM_E_NO_MEMORY;
+    for (size_t i = 0; i < unit->count; i++)
+        unit->order[i] = &unit->changes[i];
+    qsort(unit->order, unit->count, sizeof(*unit->order), compare_changes);
+    unit->class = LOG_CLASS_DELETE;
+    for (size_t i = 0; i < unit->count; i++) {
+        struct change *change = unit->order[i];
+
+        change->has_placeholder = 0;
+        change->is_superseded = i + 1 < unit->count && compare_keys(change, unit->order[i + 1]) == 0;
+        if (change->is_superseded)
+            continue;
+        unit->order[kept++] = change;
+        unit->log_size += change->log_size;
+        if (change->kind == RECORD_PUT)
+            unit->class = LOG_CLASS_PUT;
+    }
+    unit->order_count = kept;
+    return KM_OK;
+}
+
+/* ---- locks ------------------------------------------------------------------------------- */
+
+static struct mutex *lock_of(const struct change *change)
+{
+    return km__hash_partition_lock(change->map->index, km__hash_partition(change->hash));
+}
+
+static void lock_all(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->order_count; i++) {
+        if (i == 0 || lock_of(unit->order[i]) != lock_of(unit->order[i - 1]))
+            km__mutex_lock(lock_of(unit->order[i]));
+    }
+}
+
+static void unlock_all(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->order_count; i++) {
+        if (i == 0 || lock_of(unit->order[i]) != lock_of(unit->order[i - 1]))
+            km__mutex_unlock(lock_of(unit->order[i]));
+    }
+}
+
+/* ---- index room -------------------------------------------------------------------------- */
+
+/* As km__hash_refs(), for an index that holds this unit's placeholders too. */
+static km_status hash_unit_refs(void *context, const uint64_t *refs, size_t count, uint64_t *out_hashes)
+{
+    const struct unit *unit = context;
+    km_status rc = KM_OK;
+
+    for (size_t i = 0; !rc && i < count; i++) {
+        if (refs[i] >= LOG_PLACEHOLDER_BASE)
+            out_hashes[i] = unit->changes[refs[i] - LOG_PLACEHOLDER_BASE].hash;
+        else
+            rc = km__hash_refs(unit->store, &refs[i], 1, &out_hashes[i]);
+    }
+    return rc;
+}
+
+static uint64_t placeholder_of(const struct unit *unit, const struct change *change)
+{
+    return km__placeholder((uint64_t)(change - unit->changes));
+}
+
+static km_status prepare_change(struct unit *unit, struct change *change)
+{
+    struct hash_source source = {hash_unit_refs, unit};
+    km_bytes key = {change->key, change->key_size};
+    struct found found;
+    km_status rc;
+
+    if (atomic_load_explicit(&change->map->dropped, memory_order_relaxed))
+        return KM_E_DROPPED; /* relaxed: set under this lock */
+    rc = km__find(unit->store, change->map->index, change->hash, key, &found);
+    if (rc && rc != KM_NOT_FOUND)
+        return rc;
+    if (unit->count == 1) {
+        unit->first_found = found;
+        if (rc == KM_NOT_FOUND && change->kind == RECORD_DELETE)
+            return rc;
+        if (rc == KM_OK && unit->previous)
+            return km__buffer_reserve(unit->previous, found.record.value_size);
+    }
+    if (rc == KM_OK || change->kind == RECORD_DELETE)
+        return KM_OK;
+    rc = km__hash_reserve(change->map->index, change->hash, placeholder_of(unit, change), &source);
+    change->has_placeholder = rc == KM_OK;
+    return rc;
+}
+
+static void remove_placeholders(struct unit *unit)
+{
+    for (size_t i = 0; i < unit->order_count; i++) {
+        struct change *change = unit->order[i];
+
+        if (change->has_placeholder)
+            km__hash_remove(change->map->index, change->hash, placeholder_of(unit, change));
+        change->has_placeholder = 0;
+    }
+}
+
+static km_status prepare_all(struct unit *unit)
+{
+    km_status rc = KM_OK;
+
+    for (size_t i = 0; !rc && i < unit->order_count; i++)
+        rc = prepare_change(unit, unit->order[i]);
+    if (rc)
+        remove_placeholders(unit);
+    return rc;
+}
+
+/* ---- log --------------------------------------------------------------------------------- */
+
+static void write_all(struct unit *unit)
+{
+    uint64_t offset = 0;
+
+    for (size_t i = 0; i < unit->count; i++) {
+        const struct change *change = &unit->changes[i];
+        int is_last = offset + change->log_size == unit->log_size;
+
+        if (!change->is_superseded)
+            offset += km__write_change(unit->store, &unit->space, offset, change,
+                                       is_last ? 0 : RECORD_MORE_FOLLOWS);
+    }
+}
+
+static uint64_t publish_all(struct unit *unit)
+{
+    uint64_t position = unit->space.position, last = position;
+
+    for (size_t i = 0; i < unit->count; i++) {
+        const struct change *change = &unit->changes[i];
+
+        if (change->is_superseded)
+            continue;
+        km__publish_change(unit->store, change, placeholder_of(unit, change), position);
+        last = position;
+        position += change->log_size;
+    }
+    return last;
+}
+
+static km_status begin_special(struct unit *unit)
+{
+    struct log *log = unit->store->log;
+    km_status rc = km__log_special_begin(log, unit->log_size, unit->class, &unit->space);
+
+    if (rc) return rc;
+    write_all(unit);
+    return km__log_special_write(log, &unit->space);
+}
+
+static void copy_unit_previous(const struct unit *unit)
+{
+    const struct found *found = &unit->first_found;
+
+    if (unit->count != 1 || !unit->previous)
+        return;
+    unit->previous->size = found->ref ? found->record.value_size : 0;
+    if (unit->previous->size)
+        memcpy(unit->previous->data, found->record.value, unit->previous->size);
+}
+
+/* One try; KM_WOULD_BLOCK if the log has no room now. */
+static km_status try_unit(struct unit *unit, uint64_t *out_position)
+{
+    struct log *log = unit->store->log;
+    int is_special = unit->log_size > km__log_unit_size_max(log);
+    km_status rc = is_special ? begin_special(unit) : KM_OK;
+
+    if (rc) return rc;
+    km__epoch_enter();
+    lock_all(unit);
+    rc = prepare_all(unit);
+    if (!rc && !is_special) {
+        rc = km__log_reserve(log, unit->log_size, unit->class, &unit->space);
+        if (rc)
+            remove_placeholders(unit);
+    }
+    if (!rc) {
+        if (is_special)
+            km__log_special_take(log, &unit->space);
+        else
+            write_all(unit);
+        *out_position = publish_all(unit);
+    }
+    unlock_all(unit);
+    if (!rc) {
+        km__log_finish(log, &unit->space);
+        copy_unit_previous(unit);
+    }
+    km__epoch_leave();
+    if (rc && is_special)
+        km__log_special_cancel(log, &unit->space);
+    return rc;
+}
+
+km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count, km_buffer *previous,
+                          int *out_existed, uint64_t *out_position)
+{
+    struct unit unit = {.store = store, .changes = changes, .count = count, .previous = previous};
+    km_status rc = order_changes(&unit);
+
+    while (!rc) { /* ends when there is room, or none to be had */
+        if (unit.log_size > km__log_unit_size_max(store->log) && km__epoch_ongoing())
+            rc = KM_WOULD_BLOCK;
+        else
+            rc = try_unit(&unit, out_position);
+        if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
+            break;
+        rc = km__log_wait_space(store->log, unit.log_size, unit.class);
+    }
+    if (!rc && out_existed)
+        *out_existed = unit.first_found.ref != 0;
+    km__release(store->allocator, unit.order, count * sizeof(*unit.order));
+    return rc;
+}
