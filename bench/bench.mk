@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# bench.mk -- build and run the benchmark; included by the top Makefile.
+#
+#   make bench                    1,000,000 records, about six minutes
+#   make bench RECORDS=10000000   the large one
+#   make bench BENCH_ARGS="--peers keepmap,lmdb --workloads get,many32"
+#
+# Peers are optional: each is built in if its header and library are found, else a line says so.
+# They are looked for only by the second make, which `bench` and `bench-build` start once the
+# library is there: other goals do not wait for it.
+
+BUILD ?= build
+RECORDS ?= 1000000
+BENCH_ARGS ?=
+BENCH_OUT ?= $(BUILD)/bench/results.tsv
+BENCH_LIB := $(BUILD)/libkeepmap.a
+
+.PHONY: bench bench-build bench-run bench-clean
+
+ifneq ($(filter bench-run $(BUILD)/bench/%,$(MAKECMDGOALS)),)
+
+bench_hash := \#
+
+# $(call bench_finds,header,libraries): "yes" if a program with both compiles and links.
+bench_finds = $(shell printf '%s\n' '$(bench_hash)include <stddef.h>' \
+'$(bench_hash)include <stdint.h>' '$(bench_hash)include <stdbool.h>' \
+'$(bench_hash)include <$(1)>' 'int main(void) { return 0; }' | \
+$(CC) -x c - -o /dev/null $(2) >/dev/null 2>&1 && echo yes)
+
+# $(call bench_peer,NAME,source,header,libraries)
+define bench_peer
+ifeq ($$(call bench_finds,$(3),$(4)),yes)
+BENCH_PEERS += $(2)
+BENCH_DEFINES += -DBENCH_HAVE_$(1)
+BENCH_LIBS += $(4)
+else
+$$(info bench: no $(2): needs $(3) and $(4))
+endif
+endef
+
+bench_package_version = $(shell pkg-config --modversion $(1) 2>/dev/null || echo unknown)
+bench_leveldb_constant = $(shell printf '%s\n' '$(bench_hash)include <leveldb/db.h>' | \
+$(CXX) -x c++ -E - 2>/dev/null | sed -n 's/.*$(1) = \([0-9]*\);.*/\1/p')
+
+BENCH_PEERS := null
+BENCH_DEFINES :=
+BENCH_LIBS :=
+$(eval $(call bench_peer,LMDB,lmdb,lmdb.h,-llmdb))
+$(eval $(call bench_peer,KYOTO,kyoto,kclangc.h,-lkyotocabinet))
+$(eval $(call bench_peer,TKRZW,tkrzw,tkrzw_langc.h,-ltkrzw))
+$(eval $(call bench_peer,ROCKSDB,rocksdb,rocksdb/c.h,-lrocksdb))
+$(eval $(call bench_peer,LEVELDB,leveldb,leveldb/c.h,-lleveldb))
+$(eval $(call bench_peer,SQLITE,sqlite,sqlite3.h,-lsqlite3))
+$(eval $(call bench_peer,BERKELEYDB,berkeleydb,db.h,-ldb))
+$(eval $(call bench_peer,WIREDTIGER,wiredtiger,wiredtiger.h,-lwiredtiger))
+ifneq ($(wildcard $(BENCH_LIB)),)
+BENCH_PEERS += keepmap
+BENCH_DEFINES += -DBENCH_HAVE_KEEPMAP
+BENCH_LIBS := $(BENCH_LIB) $(BENCH_LIBS) $(shell pkg-config --libs liburcu-bp 2>/dev/null)
+BENCH_DEPENDS := $(BENCH_LIB)
+else
+$(info bench: no keepmap: $(BENCH_LIB) is not built)
+endif
+
+BENCH_DEFINES += '-DBENCH_KYOTO_VERSION="$(call bench_package_version,kyotocabinet)"'
+BENCH_DEFINES += '-DBENCH_TKRZW_VERSION="$(call bench_package_version,tkrzw)"'
+BENCH_DEFINES += '-DBENCH_ROCKSDB_VERSION="$(call bench_package_version,rocksdb)"'
+BENCH_DEFINES += '-DBENCH_LEVELDB_VERSION="$(call bench_leveldb_constant,kMajorVersion).$(call \
+bench_leveldb_constant,kMinorVersion)"'
+
+BENCH_FLAGS := -std=c11 -D_GNU_SOURCE $(or $(OPTIMIZE),-O2 -g) -Wall -Wextra \
+	$(or $(WERROR),-Werror) -Wshadow -Wstrict-prototypes
+BENCH_SOURCES := bench folder histogram machine peers raw_sync restart workload
+BENCH_OBJECTS := $(BENCH_SOURCES:%=$(BUILD)/bench/%.o) $(BENCH_PEERS:%=$(BUILD)/bench/peers/%.o)
+
+# Which peers and versions the objects were compiled for: a change compiles them anew.
+BENCH_STAMP := $(BUILD)/bench/defines
+$(shell mkdir -p $(BUILD)/bench/peers; printf '%s\n' $(BENCH_DEFINES) >$(BENCH_STAMP).new; \
+cmp -s $(BENCH_STAMP).new $(BENCH_STAMP) || cp $(BENCH_STAMP).new $(BENCH_STAMP))
+
+$(BUILD)/bench/%.o: bench/%.c $(BENCH_STAMP)
+	$(CC) $(BENCH_FLAGS) $(BENCH_DEFINES) -Iinclude -MMD -MP -c $< -o $@
+
+$(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BENCH_DEPENDS)
+	$(CC) -o $@ $(BENCH_OBJECTS) $(BENCH_LIBS) -lpthread -lm
+
+-include $(BENCH_OBJECTS:.o=.d)
+
+endif
+
+# The library comes first; only then can the second make see that it is there.
+bench bench-build: $(BENCH_LIB)
+
+bench-build:
+	$(MAKE) --no-print-directory $(BUILD)/bench/bench
+
+bench:
+	$(MAKE) --no-print-directory bench-run
+
+bench-run: $(BUILD)/bench/bench
+	$(BUILD)/bench/bench --records $(RECORDS) $(BENCH_ARGS) >$(BENCH_OUT).new
+	mv $(BENCH_OUT).new $(BENCH_OUT)
+	sh bench/report.sh $(BENCH_OUT)
+
+bench-clean:
+	rm -rf $(BUILD)/bench

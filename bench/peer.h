@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * peer.h -- what the benchmark asks of a store, and what its answers must look like.
+ *
+ * A peer is one store behind one table of functions. Every key and value is a function of a
+ * number: the key of an id, the value of an id and a version. So the driver keeps no arrays that
+ * would compete for the cache, and every answer can be checked.
+ *
+ * P1. Whatever get and get_many find goes through peer_check_value() before they return, the same
+ *     code for all peers, and while the bytes are still where the store keeps them if the store
+ *     lends them.
+ * P2. Keys of different ids differ: peer_mix() is a bijection of 64-bit numbers.
+ * P3. A session is used by one thread at a time; a handle (what open returns) by any number.
+ */
+#ifndef BENCH_PEER_H
+#define BENCH_PEER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum {
+    PEER_OK = 0,
+    PEER_NOT_FOUND = 1,
+    PEER_FAILED = -1, /* the reason has been printed on stderr */
+
+    PEER_KEY_SIZE_MAX = 20,
+    PEER_VALUE_SIZE_MIN = 16,
+    PEER_MANY_MAX = 32
+};
+
+/* Ids from here on are in no store, but while a test puts and deletes them. */
+#define PEER_ABSENT_ID ((uint64_t)1 << 40)
+
+/* What a put survives once it has returned. */
+enum peer_class {
+    PEER_CLASS_PROCESS = 0, /* kill -9, not a power cut */
+    PEER_CLASS_POWER = 1    /* a power cut */
+};
+
+struct peer_bytes {
+    const void *data;
+    size_t size;
+};
+
+struct peer_options {
+    const char *path; /* a folder of the peer's own, which exists */
+    enum peer_class durability;
+    uint64_t record_count; /* how many will be loaded: for tables and caches sized in advance */
+    size_t key_size;
+    size_t value_size;
+};
+
+/* What an answer has to be, and how many were wrong. */
+struct peer_check {
+    uint64_t seed;
+    uint64_t id;
+    uint64_t version_min; /* older than this is a lost change */
+    size_t value_size;
+    uint64_t found_count;
+    uint64_t wrong_count;
+};
+
+/* Figures that only the store itself can give; 0 where it does not. */
+struct peer_figures {
+    uint64_t index_bytes;
+    uint64_t recovered_ns;
+    uint64_t recovered_records;
+};
+
+struct peer {
+    const char *name;
+    int is_baseline; /* no store, but a cost to compare with: it cannot be tested or reopened */
+    const char *version;
+    const char *settings;     /* one line: how it is opened */
+    const char *process_note; /* what the process class means here; NULL: not offered */
+    const char *power_note;   /* likewise for the power class */
+    int (*open)(const struct peer_options *options, void **out_handle);
+    void (*close)(void *handle);
+    int (*session_open)(void *handle, void **out_session);
+    void (*session_close)(void *session);
+    int (*put)(void *session, struct peer_bytes key, struct peer_bytes value);
+    int (*del)(void *session, struct peer_bytes key);
+    int (*get)(void *session, struct peer_bytes key, struct peer_check *check);
+    /* Optional: checks[i] belongs to keys[i]; count is at most PEER_MANY_MAX. */
+    int (*get_many)(void *session, const struct peer_bytes *keys, struct peer_check *checks,
+                    size_t count);
+    /* Optional: the driver puts a bounded number of gets between these two. */
+    int (*read_begin)(void *session);
+    void (*read_end)(void *session);
+    /* Optional: called once after the load, untimed: bring the store into the state in which it
+     * reads fastest. */
+    int (*after_load)(void *handle);
+    /* Optional. */
+    void (*figures)(void *handle, struct peer_figures *out_figures);
+};
+
+/* The finaliser of splitmix64: a bijection. */
+static inline uint64_t peer_mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+static inline uint64_t peer_key_number(uint64_t seed, uint64_t id)
+{
+    return peer_mix(id + seed * 0x9e3779b97f4a7c15u);
+}
+
+/* Big-endian first, so that a peer that takes numbers (SQLite) and one that takes bytes sort
+ * alike; the other bytes are there to be stored and compared. */
+static inline void peer_make_key(uint64_t seed, uint64_t id, size_t key_size,
+                                 unsigned char *out_key)
+{
+    uint64_t number = peer_key_number(seed, id);
+    uint64_t first = __builtin_bswap64(number);
+    uint64_t second = ~number;
+    uint32_t third = (uint32_t)(number >> 7);
+
+    memcpy(out_key, &first, 8);
+    if (key_size == PEER_KEY_SIZE_MAX) {
+        memcpy(out_key + 8, &second, 8);
+        memcpy(out_key + 16, &third, 4);
+    }
+}
+
+/* The word at byte `offset` of a value, from 16 on; before it stand the tag and the version. */
+static inline uint64_t peer_value_word(uint64_t tag, uint64_t version, size_t offset)
+{
+    return tag + version * 0x9e3779b97f4a7c15u + offset;
+}
+
+static inline void peer_make_value(uint64_t seed, uint64_t id, uint64_t version, size_t value_size,
+                                   unsigned char *out_value)
+{
+    uint64_t tag = ~peer_key_number(seed, id);
+    uint64_t word;
+    size_t at;
+
+    memcpy(out_value, &tag, 8);
+    memcpy(out_value + 8, &version, 8);
+    for (at = 16; at + 8 <= value_size; at += 8) {
+        word = peer_value_word(tag, version, at);
+        memcpy(out_value + at, &word, 8);
+    }
+    memset(out_value + at, 0x5a, value_size - at);
+}
+
+/*
+ * Check size, tag and version, and one word of every further 64 bytes: a wrong key, a lost change
+ * or a torn value is seen, and each cache line of the value is touched.
+ */
+static inline void peer_check_value(struct peer_check *check, const void *data, size_t size)
+{
+    const unsigned char *bytes = data;
+    uint64_t tag = ~peer_key_number(check->seed, check->id);
+    uint64_t version;
+    uint64_t word;
+    uint64_t bad;
+    size_t at;
+
+    check->found_count++;
+    if (size != check->value_size) {
+        check->wrong_count++;
+        return;
+    }
+    memcpy(&word, bytes, 8);
+    memcpy(&version, bytes + 8, 8);
+    bad = (word ^ tag) | (uint64_t)(version < check->version_min);
+    for (at = 64; at + 8 <= size; at += 64) {
+        memcpy(&word, bytes + at, 8);
+        bad |= word ^ peer_value_word(tag, version, at);
+    }
+    if (size >= 24) {
+        at = size / 8 * 8 - 8;
+        memcpy(&word, bytes + at, 8);
+        bad |= word ^ peer_value_word(tag, version, at);
+    }
+    if (bad)
+        check->wrong_count++;
+}
+
+#endif /* BENCH_PEER_H */

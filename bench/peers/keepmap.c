@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * keepmap.c -- Keepmap through its public header, as a user would call it.
+ */
+#include "../peer.h"
+
+#include <keepmap/keepmap.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct keepmap_handle {
+    km_store *store;
+    km_map *map;
+};
+
+struct keepmap_session {
+    struct keepmap_handle *handle;
+    km_reader *reader; /* inside a read section */
+};
+
+static int keepmap_failed(const char *what, km_status status)
+{
+    fprintf(stderr, "keepmap: %s: %s\n", what, km_status_name(status));
+    return PEER_FAILED;
+}
+
+static void keepmap_close(void *opaque)
+{
+    struct keepmap_handle *handle = opaque;
+    km_status status = km_close(handle->store, NULL);
+
+    if (status)
+        (void)keepmap_failed("close", status);
+    free(handle);
+}
+
+static int keepmap_open(const struct peer_options *options, void **out_handle)
+{
+    struct keepmap_handle *handle = calloc(1, sizeof(*handle));
+    km_options km = KM_OPTIONS_INIT;
+    km_error error;
+    km_status status;
+
+    if (!handle)
+        return PEER_FAILED;
+    km.durability = options->durability == PEER_CLASS_POWER ? KM_DURABLE_POWER : KM_DURABLE_PROCESS;
+    status = km_open(options->path, &km, &handle->store, &error);
+    if (status) {
+        fprintf(stderr, "keepmap: %s\n", error.message);
+        free(handle);
+        return keepmap_failed("open", status);
+    }
+    status = km_map_open_or_create(handle->store, km_bytes_of_string("bench"), KM_HASH,
+                                   &handle->map);
+    if (status) {
+        keepmap_close(handle);
+        return keepmap_failed("map", status);
+    }
+    *out_handle = handle;
+    return PEER_OK;
+}
+
+static int keepmap_session_open(void *handle, void **out_session)
+{
+    struct keepmap_session *session = calloc(1, sizeof(*session));
+
+    if (!session)
+        return PEER_FAILED;
+    session->handle = handle;
+    *out_session = session;
+    return PEER_OK;
+}
+
+static void keepmap_session_close(void *session)
+{
+    free(session);
+}
+
+static int keepmap_read_begin(void *opaque)
+{
+    struct keepmap_session *session = opaque;
+    km_status status = km_read_begin(session->handle->store, &session->reader);
+
+    return status ? keepmap_failed("read_begin", status) : PEER_OK;
+}
+
+static void keepmap_read_end(void *opaque)
+{
+    struct keepmap_session *session = opaque;
+
+    km_read_end(session->reader);
+    session->reader = NULL;
+}
+
+static int keepmap_put(void *opaque, struct peer_bytes key, struct peer_bytes value)
+{
+    struct keepmap_session *session = opaque;
+    km_status status = km_put(session->handle->map, km_bytes_of(key.data, key.size),
+                              km_bytes_of(value.data, value.size), NULL);
+
+    return status ? keepmap_failed("put", status) : PEER_OK;
+}
+
+static int keepmap_del(void *opaque, struct peer_bytes key)
+{
+    struct keepmap_session *session = opaque;
+    km_status status = km_del(session->handle->map, km_bytes_of(key.data, key.size), NULL);
+
+    if (status == KM_NOT_FOUND)
+        return PEER_NOT_FOUND;
+    return status ? keepmap_failed("del", status) : PEER_OK;
+}
+
+static int keepmap_get(void *opaque, struct peer_bytes key, struct peer_check *check)
+{
+    struct keepmap_session *session = opaque;
+    km_bytes value;
+    km_status status = km_get_ref(session->reader, session->handle->map,
+                                  km_bytes_of(key.data, key.size), &value);
+
+    if (status == KM_NOT_FOUND)
+        return PEER_NOT_FOUND;
+    if (status)
+        return keepmap_failed("get_ref", status);
+    peer_check_value(check, value.data, value.size);
+    return PEER_OK;
+}
+
+static int keepmap_get_many(void *opaque, const struct peer_bytes *keys, struct peer_check *checks,
+                            size_t count)
+{
+    struct keepmap_session *session = opaque;
+    km_bytes km_keys[PEER_MANY_MAX] = {{NULL, 0}};
+    km_bytes values[PEER_MANY_MAX];
+    km_status status;
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        km_keys[i] = km_bytes_of(keys[i].data, keys[i].size);
+    status = km_get_many(session->reader, session->handle->map, km_keys, count, values, NULL);
+    if (status)
+        return keepmap_failed("get_many", status);
+    for (i = 0; i < count; i++) {
+        if (values[i].data)
+            peer_check_value(&checks[i], values[i].data, values[i].size);
+    }
+    return PEER_OK;
+}
+
+static void keepmap_figures(void *opaque, struct peer_figures *out_figures)
+{
+    struct keepmap_handle *handle = opaque;
+    km_stats stats = {.struct_size = sizeof(km_stats)};
+
+    if (km_store_stats(handle->store, &stats) != KM_OK)
+        return;
+    out_figures->index_bytes = stats.index_bytes;
+    out_figures->recovered_ns = stats.recovered_ns;
+    out_figures->recovered_records = stats.recovered_records;
+}
+
+#define KEEPMAP_TEXT_OF(number) #number
+#define KEEPMAP_TEXT(number) KEEPMAP_TEXT_OF(number)
+
+const struct peer peer_keepmap = {
+    .name = "keepmap",
+    .version = KEEPMAP_TEXT(KM_VERSION_MAJOR) "." KEEPMAP_TEXT(KM_VERSION_MINOR) "." KEEPMAP_TEXT(
+        KM_VERSION_PATCH),
+    .settings = "defaults; KM_HASH map; km_get_ref and km_get_many inside read sections",
+    .process_note = "as asked, and stronger: synced in the background each second, so a power cut "
+                    "takes at most the last second",
+    .power_note = "as asked: concurrent callers share a sync",
+    .open = keepmap_open,
+    .close = keepmap_close,
+    .session_open = keepmap_session_open,
+    .session_close = keepmap_session_close,
+    .put = keepmap_put,
+    .del = keepmap_del,
+    .get = keepmap_get,
+    .get_many = keepmap_get_many,
+    .read_begin = keepmap_read_begin,
+    .read_end = keepmap_read_end,
+    .figures = keepmap_figures,
+};
