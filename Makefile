@@ -2,8 +2,8 @@
 #
 # Keepmap's build. `make help` lists what it can do.
 #
-# Everything is built under $(BUILD); `make check-asan` and `check-tsan` use trees of their own below
-# it. Sources are found by pattern, header dependencies by the compiler.
+# Everything is built under $(BUILD); `make check-asan` and `check-tsan` use trees of their own
+# below it. Sources are found by pattern, header dependencies by the compiler.
 
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -44,7 +44,8 @@ san_flags := $(san_$(SAN))
 
 warnings := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes
 urcu_cflags := $(shell pkg-config --cflags liburcu-bp 2>/dev/null)
-urcu_libs := $(or $(strip $(shell pkg-config --libs liburcu-bp 2>/dev/null)),-lurcu-common -lurcu-bp)
+urcu_libs := $(or $(strip $(shell pkg-config --libs liburcu-bp 2>/dev/null)),\
+	-lurcu-common -lurcu-bp)
 
 # One set of objects serves both libraries: position-independent, and hidden but for KM_API. The
 # static library thus still gives tests the internals.
@@ -73,8 +74,8 @@ support_sources := $(sort $(wildcard test/sim/*.c test/harness/*.c))
 # The slow ones first: the programs run side by side, and a long one at the end is waited for alone.
 test_sources := $(foreach d,crash model conc seeds unit,$(sort $(wildcard test/$(d)/test_*.c)))
 # Under ThreadSanitizer: what has threads.
-tsan_sources := $(filter test/conc/%,$(test_sources)) $(shell grep -lE 'pthread_create|thread_start' \
-	/dev/null $(filter test/unit/%,$(test_sources)))
+tsan_sources := $(filter test/conc/%,$(test_sources)) $(shell grep -lE \
+	'pthread_create|thread_start' /dev/null $(filter test/unit/%,$(test_sources)))
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 lib_objects := $(call object,$(lib_sources))
@@ -89,8 +90,8 @@ SUPPORT := $(BUILD)/test/libsupport.a
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps try check check-asan check-tsan fuzz lint format mutations bench install uninstall \
-	clean help test-programs tsan-programs fuzz-programs run-fuzz FORCE
+.PHONY: all deps try check check-asan check-tsan fuzz lint format mutations bench install \
+	uninstall clean help test-programs tsan-programs fuzz-programs run-fuzz FORCE
 
 all: $(LIB) $(BUILD)/libkeepmap.so $(TOOL)
 
@@ -156,8 +157,8 @@ $(BUILD)/test/%: $(BUILD)/obj/test/%.o $(SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(link) -o $@ $< $(SUPPORT) $(LIB) -lcmocka $(LDLIBS_ALL) -lm
 
-# The one-file build. It is in the tree for who wants to copy src/ and include/ and compile one file;
-# `make check` says when it is out of date.
+# The one-file build. It is in the tree for who wants to copy src/ and include/ and compile one
+# file; `make check` says when it is out of date.
 src/all.c: FORCE
 	@tools/all_c.sh >$@.new
 	@if cmp -s $@.new $@; then rm -f $@.new; else mv -f $@.new $@; echo "  GEN     $@"; fi
@@ -255,7 +256,8 @@ $(fuzz_programs): $(BUILD)/test/fuzz/%: $(BUILD)/obj/test/fuzz/%.o $(fuzz_main) 
 endif
 
 run-fuzz: fuzz-programs
-	@UBSAN_OPTIONS=$(ubsan_options):$$UBSAN_OPTIONS tools/run_fuzz.sh $(FUZZ_SECONDS) $(BUILD)/corpus $(fuzz_programs)
+	@UBSAN_OPTIONS=$(ubsan_options):$$UBSAN_OPTIONS tools/run_fuzz.sh $(FUZZ_SECONDS) \
+		$(BUILD)/corpus $(fuzz_programs)
 
 # ---- installing -------------------------------------------------------------------------------
 

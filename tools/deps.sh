@@ -8,7 +8,7 @@
 # Does nothing, and asks no network, if all is there. An optional package that cannot be had is
 # reported once and never fails the run.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 
 stamps=build/.deps # one file for each optional package that could not be had
 missing=()

@@ -91,7 +91,7 @@ typedef enum km_status {
     KM_E_CORRUPT = -6,    /* damage before the durable point: salvage, or restore a backup */
     KM_E_LOCKED = -7,     /* another process, or this one, has the store open */
     KM_E_VERSION = -8,    /* written by a newer format: upgrade the library */
-    KM_E_NOT_A_STORE = -9,/* the path holds no store */
+    KM_E_NOT_A_STORE = -9, /* the path holds no store */
     KM_E_READ_ONLY = -10, /* the store is open for reading only */
     KM_E_TOO_BIG = -11,   /* key, value or batch over its limit */
     KM_E_LIMIT = -12,     /* maps, segments or descriptors are used up */
@@ -160,8 +160,9 @@ typedef struct km_options {
     km_progress_fn progress;     /* of recovery; default: none */
     void *progress_context;
 } km_options;
-#define KM_OPTIONS_INIT {sizeof(km_options), KM_OPEN_OR_CREATE, KM_DURABLE_DEFAULT, 0, 0, 0, 0, 0, 0, \
-                         NULL, NULL, NULL, NULL}
+#define KM_OPTIONS_INIT                                                                            \
+    {sizeof(km_options), KM_OPEN_OR_CREATE, KM_DURABLE_DEFAULT, 0, 0, 0, 0, 0, 0, NULL, NULL,      \
+     NULL, NULL}
 
 /* ---- status and buffers ------------------------------------------------------------------ */
 
@@ -205,13 +206,15 @@ KM_API void km_buffer_free(km_buffer *buffer);
  *            KM_STOPPED        options->progress asked for it; the store is as it was.
  *            KM_E_NOT_A_STORE  no store there, and the mode does not create one.
  *            KM_E_LOCKED       it is open in a process; the message names its pid.
- *            KM_E_CORRUPT, KM_E_VERSION, KM_E_IO, KM_E_FULL, KM_E_NO_MEMORY, KM_E_INVALID, KM_E_LIMIT.
+ *            KM_E_CORRUPT, KM_E_VERSION, KM_E_IO, KM_E_FULL, KM_E_NO_MEMORY, KM_E_INVALID,
+ *            KM_E_LIMIT.
  * Lifetime:  release with km_close().
  * Threads:   any.
  * Blocks:    on the disk; replay takes about 0.1 us per record.
  */
 KM_API KM_MUST_CHECK
-km_status km_open(const char *path, const km_options *options, km_store **out_store, km_error *out_error);
+km_status km_open(const char *path, const km_options *options, km_store **out_store,
+                  km_error *out_error);
 
 /*
  * km_open_memory -- open an empty store that lives in memory alone and ends with km_close().
@@ -274,7 +277,8 @@ KM_API KM_MUST_CHECK km_status km_store_error(const km_store *store, km_error *o
  * Returns:   KM_OK      created; as durable as the store's class says.
  *            KM_EXISTS  there is a map of this name (open it with km_map_open).
  *            KM_E_LIMIT KM_MAP_COUNT_MAX maps.
- *            KM_E_INVALID, KM_E_UNSUPPORTED, KM_E_READ_ONLY, KM_E_FULL, KM_E_IO, KM_E_FAILED, KM_E_NO_MEMORY.
+ *            KM_E_INVALID, KM_E_UNSUPPORTED, KM_E_READ_ONLY, KM_E_FULL, KM_E_IO, KM_E_FAILED,
+ *            KM_E_NO_MEMORY.
  * Lifetime:  the map lives until km_close(); nothing to release.
  * Threads:   any.
  * Blocks:    as km_put().
@@ -347,7 +351,8 @@ typedef struct km_map_info {
  * Blocks:    never on the disk.
  */
 KM_API KM_MUST_CHECK
-km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info), void *context);
+km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info),
+                      void *context);
 
 /*
  * km_count -- the number of keys in a map, exact, in constant time.
@@ -366,9 +371,10 @@ KM_API uint64_t km_count(const km_map *map);
 typedef struct km_write {
     size_t struct_size;       /* sizeof(km_write) */
     km_durability durability; /* in: KM_DURABLE_DEFAULT for the store's */
-    km_buffer *previous;      /* in: filled with the value that was there before; NULL: not wanted */
+    km_buffer *previous;      /* in: gets the value that was there before; NULL: not wanted */
     int existed;              /* out: 1 if the key was there before */
-    km_position position;     /* out: where the log records this change; also the key's new version */
+    km_position position;     /* out: where the log records this change (of a batch: its last); also
+                                 the key's new version */
 } km_write;
 #define KM_WRITE_INIT {sizeof(km_write), KM_DURABLE_DEFAULT, NULL, 0, 0}
 
@@ -388,7 +394,7 @@ typedef struct km_write {
  *            KM_E_FULL       no space: nothing changed; works again once there is space.
  *            KM_E_IO         the write or sync of this change failed: it may or may not survive.
  *            KM_E_FAILED     an earlier write failed: nothing changed.
- *            KM_E_CORRUPT    the record that holds the key's present value is damaged: nothing changed.
+ *            KM_E_CORRUPT    the record of the key's present value is damaged: nothing changed.
  *            KM_E_DROPPED, KM_E_READ_ONLY, KM_E_NO_MEMORY, KM_E_INVALID, KM_E_FORKED.
  * Lifetime:  key and value are borrowed for the call.
  * Threads:   any.
@@ -555,14 +561,15 @@ KM_API KM_MUST_CHECK km_status km_batch_create(km_store *store, km_batch **out_b
  * km_batch_put, km_batch_del -- add a change to a batch; the last change of a key wins.
  *
  * Returns:   KM_OK.
- *            KM_E_TOO_BIG  key, value or the whole batch over its limit (km_options.batch_size_max);
- *                          the batch is as before.
+ *            KM_E_TOO_BIG  key, value or batch over its limit (km_options.batch_size_max); the
+ *                          batch is as before.
  *            KM_E_NO_MEMORY, KM_E_INVALID (a map of another store), KM_E_DROPPED.
  * Lifetime:  key and value are copied.
  * Threads:   as km_batch_create().
  * Blocks:    never.
  */
-KM_API KM_MUST_CHECK km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key, km_bytes value);
+KM_API KM_MUST_CHECK
+km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key, km_bytes value);
 KM_API KM_MUST_CHECK km_status km_batch_del(km_batch *batch, km_map *map, km_bytes key);
 
 /*
@@ -644,7 +651,7 @@ typedef struct km_stats {
     uint64_t segment_count;      /* segments that hold records */
     uint64_t disk_bytes;         /* sizes of the segment files and the tail ring */
     uint64_t index_bytes;        /* memory of the indexes */
-    uint64_t memory_bytes;       /* anonymous memory of the log: active, ready and unsealed segments */
+    uint64_t memory_bytes;       /* anonymous memory of segments: active, ready, unsealed */
     uint64_t mapped_bytes;       /* sealed segments mapped from their files */
     km_position head;            /* where the log begins */
     km_position tail;            /* where it ends */
@@ -700,8 +707,8 @@ typedef struct km_check_result {
  * Blocks:    on the disk.
  */
 KM_API KM_MUST_CHECK
-km_status km_verify(const char *path, km_finding_fn found, void *context, km_check_result *out_result,
-                    km_error *out_error);
+km_status km_verify(const char *path, km_finding_fn found, void *context,
+                    km_check_result *out_result, km_error *out_error);
 
 /*
  * km_salvage -- copy all that checks out of a damaged store into a new one.
@@ -713,7 +720,8 @@ km_status km_verify(const char *path, km_finding_fn found, void *context, km_che
  * Whole records before and after damaged places are taken, later ones win; deletes and changes that
  * lay in a damaged place are lost, so an older value of such a key may come back.
  *
- * Returns:   KM_OK (also when damage was found; see out_result->finding_count), and the errors of km_open().
+ * Returns:   KM_OK, also when damage was found: see out_result->finding_count.
+ *            The errors of km_open().
  * Lifetime:  nothing to release.
  * Threads:   any.
  * Blocks:    on the disk.
@@ -787,7 +795,8 @@ static inline km_bytes km_bytes_of_string(const char *string)
  *
  * Returns, Lifetime, Threads, Blocks:  as the functions they call.
  */
-static inline KM_MUST_CHECK km_status km_put_u64(km_map *map, uint64_t number, km_bytes value, km_write *write)
+static inline KM_MUST_CHECK km_status km_put_u64(km_map *map, uint64_t number, km_bytes value,
+                                                 km_write *write)
 {
     km_u64_key key = km_u64_key_from(number);
     return km_put(map, km_bytes_of(key.bytes, 8), value, write);

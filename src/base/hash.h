@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define KM__HASH_SEED_SIZE 32   /* random bytes, kept in the store's IDENTITY */
+#define KM__HASH_SEED_SIZE 32 /* random bytes, kept in the store's IDENTITY */
 #define KM__HASH_SECRET_SIZE 192
 
 struct hash_secret {

@@ -6,7 +6,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 km_status km__fail(km_error *error, km_status status, const char *file, uint64_t offset,
@@ -63,14 +62,4 @@ const char *km_status_name(km_status status)
     case KM_E_UNSUPPORTED: return "KM_E_UNSUPPORTED";
     }
     return "KM_UNKNOWN";
-}
-
-void km_buffer_free(km_buffer *buffer)
-{
-    static const km_buffer empty = KM_BUFFER_INIT;
-
-    if (!buffer)
-        return;
-    free(buffer->data);
-    *buffer = empty;
 }

@@ -17,8 +17,8 @@
  * `file` is NULL where none is meant; `os_error` 0 where no system call failed (else its text is
  * appended to the message).
  */
-km_status km__fail(km_error *error, km_status status, const char *file, uint64_t offset, int os_error,
-                   const char *format, ...) KM_PRINTF(6, 7);
+km_status km__fail(km_error *error, km_status status, const char *file, uint64_t offset,
+                   int os_error, const char *format, ...) KM_PRINTF(6, 7);
 
 /* Discard a status on purpose; `reason` says why that is right. */
 static inline void km__ignore(km_status status, const char *reason)

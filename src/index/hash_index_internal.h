@@ -23,7 +23,7 @@ struct hash_node {
     _Atomic uint64_t *lines;    /* [c] what they hold: [a] */
     uint32_t count;             /* [w] slots in use */
     uint32_t flagged_count;     /* [w] lines whose flag is set */
-    uint32_t flagged_at_build;  /* [c] */
+    uint32_t flagged_at_build;  /* [w] so many of them when it was built, or was not to be had */
     uint8_t depth;              /* [c] as in entries, see hash_index_inline.h */
     uint8_t line_bits;          /* [c] */
     uint8_t tag_bits;           /* [c] */

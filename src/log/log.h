@@ -42,14 +42,14 @@ struct log_options {
     struct os_file *marks_file; /* taken over by the log; NULL for a log in memory or read-only */
     struct reclaimer *reclaimer;
     uint8_t store_id[STORE_ID_SIZE];
-    struct marks marks;       /* as read from MARKS */
-    uint64_t size_max;        /* bytes of segment files; 0: no limit */
+    struct marks marks; /* as read from MARKS */
+    uint64_t size_max;  /* bytes of segment files; 0: no limit */
     uint32_t sync_interval_ms;
-    int zero_fill;            /* fill new segment files with zeros: synchronous appends are faster */
-    int keep_in_memory;       /* do not map sealed segments */
-    int verify_reads;         /* records in mappings are verified when read */
+    int zero_fill;      /* fill new segment files with zeros: synchronous appends are faster */
+    int keep_in_memory; /* do not map sealed segments */
+    int verify_reads;   /* records in mappings are verified when read */
     int read_only;
-    int background;           /* start the flusher, the syncer and the preparer */
+    int background;                   /* start the flusher, the syncer and the preparer */
     void (*housekeep)(void *context); /* called by the preparer now and then; NULL: nothing */
     void *housekeep_context;
     km_log_fn note;
@@ -85,15 +85,15 @@ int km__log_chain_is_whole(const struct log *log, uint32_t index);
 uint32_t km__log_certain_number(const struct log *log);
 
 /* Verify the records of the index-th segment and visit those of whole units. Segments may be
- * scanned by several threads at once, each once. Damage does not end in an error here: the scan of that segment ends, and
- * km__log_find_end() judges. Returns the visitor's error. */
+ * scanned by several threads at once, each once. Damage does not end in an error here: the scan of
+ * that segment ends, and km__log_find_end() judges. Returns the visitor's error. */
 km_status km__log_scan(struct log *log, uint32_t index, log_visit_fn visit, void *context);
 
 /*
  * After all scans: find where the log ends, taking from the ring what the files lack (those records
  * are visited too). What a crash tore is left out; *out_torn_bytes says how much. Damage before the
- * durable point is KM_E_CORRUPT with file and offset. What was visited of segments after that of *out_end must be
- * forgotten.
+ * durable point is KM_E_CORRUPT with file and offset. What was visited of segments after that of
+ * *out_end must be forgotten.
  */
 km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, uint64_t *out_end,
                            uint64_t *out_torn_bytes, km_error *error);
@@ -124,14 +124,20 @@ uint64_t km__log_unit_size_max(const struct log *log);
 km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
                           struct log_space *out_space);
 
-/* Wait until a reserve may succeed. KM_E_FULL, KM_E_IO, KM_E_FAILED, KM_E_NO_MEMORY, KM_E_LIMIT. Outside any epoch. */
+/* Wait until a reserve may succeed. KM_E_FULL, KM_E_IO, KM_E_FAILED, KM_E_NO_MEMORY, KM_E_LIMIT.
+ * Outside any epoch. */
 km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class class);
 
+/* What a record carries: sizes are in its header. */
+struct log_payload {
+    const void *value, *key; /* NULL if of no size */
+    uint32_t crc;            /* km__record_payload_crc() of both */
+};
+
 /* Write one record of a unit, `offset` bytes into it: into the segment and the ring, commit word
- * last. payload_crc is km__record_payload_crc(). Returns the record's size. */
+ * last. Returns the record's size. */
 uint64_t km__log_write_record(struct log *log, const struct log_space *space, uint64_t offset,
-                              const struct record *record, uint32_t payload_crc, const void *value,
-                              const void *key);
+                              const struct record *record, const struct log_payload *payload);
 
 /* After the last record of a unit: wait until the log is complete up to the unit's end, so that a
  * kill leaves no hole below it. Inside an epoch; waits for other writers' copying only. */
@@ -167,6 +173,7 @@ km_status km__log_writable(const struct log *log);
 km_status km__log_flush(struct log *log);
 km_status km__log_sync(struct log *log);
 km_status km__log_housekeep(struct log *log);
+void km__log_sync_once(struct log *log); /* a sync, then MARKS */
 
 struct log_stats {
     uint64_t log_bytes, segment_count, disk_bytes, memory_bytes, mapped_bytes;
@@ -232,16 +239,18 @@ static inline void km__log_prefetch(const struct log_view *view, uint64_t ref)
     if (ref >= LOG_PLACEHOLDER_BASE)
         return;
     slot = km__log_slot_of(view, ref);
-    bytes = (const uint8_t *)(atomic_load_explicit(&slot->base, memory_order_relaxed) & ~(uintptr_t)1) +
+    bytes = (const uint8_t *)(atomic_load_explicit(&slot->base, memory_order_relaxed) &
+                              ~(uintptr_t)1) +
             km__log_offset_of(ref);
     KM_PREFETCH(bytes);
     KM_PREFETCH(bytes + KM_CACHE_LINE);
     KM_PREFETCH(bytes + 2 * KM_CACHE_LINE);
 }
 
-/* Locate the record behind a reference, which is no placeholder. Its sizes are checked against the segment, so
- * that key and value may be read; 0 if they do not fit (damage). */
-static inline int km__log_record_at(const struct log_view *view, uint64_t ref, struct log_record *out)
+/* Locate the record behind a reference, which is no placeholder. Its sizes are checked against the
+ * segment, so that key and value may be read; 0 if they do not fit (damage). */
+static inline int km__log_record_at(const struct log_view *view, uint64_t ref,
+                                    struct log_record *out)
 {
     const struct log_slot *slot = km__log_slot_of(view, ref);
     /* pairs with seal_segment(): the mapping's bytes */
@@ -260,10 +269,12 @@ static inline int km__log_record_at(const struct log_view *view, uint64_t ref, s
     payload = km__record_payload_offset(out->flags);
     out->value = bytes + payload;
     out->key = out->value + out->value_size;
-    return offset + payload + out->value_size + out->key_size <= (uint64_t)slot->units * RECORD_ALIGNMENT;
+    return offset + payload + out->value_size + out->key_size <=
+           (uint64_t)slot->units * RECORD_ALIGNMENT;
 }
 
 /* Verify the checksum of a record that km__log_record_at() located: 1 if it is right. */
-int km__log_record_verify(const struct log_view *view, uint64_t ref, const struct log_record *record);
+int km__log_record_verify(const struct log_view *view, uint64_t ref,
+                          const struct log_record *record);
 
 #endif

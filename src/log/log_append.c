@@ -6,9 +6,10 @@
  *     moved the tail over it; the bytes there are zero until the owner writes them.
  * I2. A record's commit word is stored last, with release. So a non-zero commit word at a place
  *     where a record may begin means that the whole record is there.
- * I3. `complete` is at a record's begin or a segment's end, and every record below it is committed.
- *     Whoever commits looks from `complete` onwards and moves it over what it finds: nobody has to
- *     wake up for the log to advance.
+ * I3. `complete` is at a unit's begin or a segment's end, and every unit below it is committed:
+ *     what is flushed and called durable never ends inside a batch. Whoever commits looks from
+ *     `complete` onwards and moves it over what it finds: nobody has to wake up for the log to
+ *     advance.
  * I4. A reserve never waits and never fails half-way: room in the ring and a next segment are there
  *     before the tail moves. Where they are not, the caller lets go of its locks and waits outside.
  * I5. A unit at linear position [a, b) is given out only when b + 16 <= flushed_linear + ring size,
@@ -47,7 +48,10 @@ uint64_t km__log_unit_size_max(const struct log *log)
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
 
-    return segment->ring ? segment->ring->size / 4 : SEGMENT_SIZE_FIRST / 4;
+    if (segment->ring)
+        return segment->ring->size / 4;
+    /* in memory; the segment after one of this size is at least half as large */
+    return segment->is_special ? SEGMENT_SIZE_FIRST / 4 : segment->size / 4;
 }
 
 /* ---- leaving a segment ------------------------------------------------------------------- */
@@ -55,14 +59,23 @@ uint64_t km__log_unit_size_max(const struct log *log)
 void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset)
 {
     struct record padding = {0};
-    struct log_space space = {segment, segment->memory + offset, km__position(segment->number, offset),
-                              segment->size - offset};
+    struct log_space space = {segment, segment->memory + offset,
+                              km__position(segment->number, offset), segment->size - offset};
 
     if (space.size < RECORD_HEADER_SIZE)
         return; /* too little for a record: the segment ends here by rule */
     padding.kind = RECORD_PADDING;
     padding.value_size = (uint32_t)(space.size - RECORD_HEADER_SIZE);
-    km__log_write_record(log, &space, 0, &padding, 0, NULL, NULL);
+    km__log_write_record(log, &space, 0, &padding, &(struct log_payload){NULL, NULL, 0});
+}
+
+/* How long the last segment took to fill decides how many are kept ready, and how large. */
+static void note_fill_time(struct log *log)
+{
+    uint64_t now = log->os->ops->now_ns(log->os);
+
+    atomic_store_explicit(&log->fill_ns, now - log->switched_ns, memory_order_relaxed);
+    log->switched_ns = now;
 }
 
 static km_status switch_locked(struct log *log, struct segment *segment, uint64_t tail,
@@ -86,6 +99,7 @@ static km_status switch_locked(struct log *log, struct segment *segment, uint64_
         return KM_OK;
     atomic_fetch_sub_explicit(&log->ready_count, 1, memory_order_relaxed);
     km__log_write_padding(log, segment, offset);
+    note_fill_time(log);
     return KM_OK;
 }
 
@@ -103,6 +117,16 @@ static KM_NOINLINE km_status switch_segment(struct log *log, struct segment *seg
 
 /* ---- units ------------------------------------------------------------------------------- */
 
+/* Where the unit begins that reaches over a multiple of FLUSH_PIECE: the flusher stops there. */
+static inline void note_crossing(struct log *log, uint64_t tail, uint64_t size)
+{
+    uint64_t end = tail + size;
+
+    if (KM_UNLIKELY(tail / FLUSH_PIECE != end / FLUSH_PIECE))
+        atomic_store_explicit(&log->crossings[end / FLUSH_PIECE % LOG_CROSSINGS], tail,
+                              memory_order_relaxed); /* ordered by the unit's commit words */
+}
+
 km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
                           struct log_space *out_space)
 {
@@ -117,9 +141,11 @@ km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
         if (KM_LIKELY(offset + size <= segment->size)) {
             if (KM_UNLIKELY(!ring_has_room(log, segment, offset + size)))
                 return KM_WOULD_BLOCK;
+            /* acq_rel: pairs with the acquire above in other threads */
             if (KM_UNLIKELY(!atomic_compare_exchange_weak_explicit(
                     &log->tail, &tail, tail + size, memory_order_acq_rel, memory_order_acquire)))
                 continue;
+            note_crossing(log, tail, size);
             out_space->segment = segment;
             out_space->bytes = segment->memory + offset;
             out_space->position = tail;
@@ -134,8 +160,7 @@ km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
 }
 
 uint64_t km__log_write_record(struct log *log, const struct log_space *space, uint64_t offset,
-                              const struct record *record, uint32_t payload_crc, const void *value,
-                              const void *key)
+                              const struct record *record, const struct log_payload *payload)
 {
     const struct segment *segment = space->segment;
     uint8_t *p = space->bytes + offset;
@@ -147,51 +172,69 @@ uint64_t km__log_write_record(struct log *log, const struct log_space *space, ui
     if (record->kind == RECORD_PADDING) {
         size = RECORD_HEADER_SIZE; /* what is to be copied; the rest stays zero */
     } else {
-        memcpy(p + payload_offset, value ? value : "", record->value_size);
-        memcpy(p + payload_offset + record->value_size, key ? key : "", record->key_size);
+        memcpy(p + payload_offset, payload->value ? payload->value : "", record->value_size);
+        memcpy(p + payload_offset + record->value_size, payload->key ? payload->key : "",
+               record->key_size);
     }
-    commit_word = km__record_encode_header(p, record, payload_crc,
+    commit_word = km__record_encode_header(p, record, payload->crc,
                                            km__log_place(log, space->position + offset));
     if (space->segment->is_special && offset == 0)
-        space->segment->payload_crc = payload_crc;
+        space->segment->payload_crc = payload->crc;
     if (segment->ring)
-        km__ring_copy(segment->ring, segment->linear_start + km__position_offset(space->position) + offset,
-                      p, size, commit_word);
-    /* pairs with scan_committed(): I2 */
-    atomic_store_explicit((_Atomic uint64_t *)(void *)(p + 8), km__swap_if_big_endian64(commit_word),
-                          memory_order_release);
+        km__ring_copy(segment->ring,
+                      segment->linear_start + km__position_offset(space->position) + offset, p,
+                      size, commit_word);
+    /* pairs with step_over_unit(): I2 */
+    atomic_store_explicit((_Atomic uint64_t *)(void *)(p + 8),
+                          km__swap_if_big_endian64(commit_word), memory_order_release);
     return size;
 }
 
 /* ---- completeness ------------------------------------------------------------------------ */
 
-/* The next place to look at after `at`, or `at` itself if the record there is not committed. */
-static uint64_t step_over(const struct log *log, uint64_t at)
+/* The segment after one that the log has left; `at` if it has not. */
+static uint64_t step_to_next(const struct log *log, const struct segment *segment, uint64_t at)
 {
-    uint32_t number = km__position_number(at);
-    const struct segment *segment = km__segment_at(log, number);
-    uint64_t offset = km__position_offset(at);
-    const uint8_t *p;
-    uint32_t next;
+    /* pairs with the exchange in switch_locked() */
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
 
-    if (segment->size - offset < RECORD_HEADER_SIZE) {
-        /* the segment is left once the tail is beyond it */
-        if (km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire)) == number)
-            return at;
-        next = atomic_load_explicit(&segment->next, memory_order_acquire);
-        return km__position(next, SEGMENT_HEADER_SIZE);
-    }
-    p = km__segment_bytes(log, number) + offset;
-    /* pairs with km__log_write_record(): the record's sizes */
-    if (!atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)(p + 8), memory_order_acquire))
+    if (km__position_number(tail) == segment->number)
         return at;
-    return at + km__record_size_at(p);
+    /* pairs with km__segment_enter() */
+    return km__position(atomic_load_explicit(&segment->next, memory_order_acquire),
+                        SEGMENT_HEADER_SIZE);
+}
+
+/* The end of the unit at `at`, or `at` itself if a record of it is not committed yet. */
+static uint64_t step_over_unit(const struct segment *segment, const uint8_t *bytes, uint64_t at)
+{
+    uint64_t next = at;
+
+    for (;;) { /* ends with the unit */
+        const uint8_t *p = bytes + km__position_offset(next);
+        /* pairs with km__log_write_record(): the record's sizes */
+        uint64_t commit_word = atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)(p + 8),
+                                                    memory_order_acquire);
+
+        if (!commit_word)
+            return at;
+        next += km__record_size_at(p);
+        if (!(p[13] & RECORD_MORE_FOLLOWS))
+            return next;
+        KM_DEBUG_ASSERT(km__position_offset(next) < segment->size);
+    }
 }
 
 static uint64_t scan_committed(const struct log *log, uint64_t at)
 {
     for (;;) { /* ends at the tail: beyond it memory is zero */
-        uint64_t next = step_over(log, at);
+        const struct segment *segment = km__segment_at(log, km__position_number(at));
+        uint64_t next;
+
+        if (segment->size - km__position_offset(at) < RECORD_HEADER_SIZE)
+            next = step_to_next(log, segment, at);
+        else
+            next = step_over_unit(segment, km__segment_bytes(log, segment->number), at);
         if (next == at)
             return at;
         at = next;
@@ -205,8 +248,8 @@ void km__log_advance_complete(struct log *log)
     uint64_t found = scan_committed(log, before);
 
     while (found > before &&
-           !atomic_compare_exchange_weak_explicit(&log->complete, &before, found, memory_order_acq_rel,
-                                                  memory_order_acquire)) {
+           !atomic_compare_exchange_weak_explicit(&log->complete, &before, found,
+                                                  memory_order_acq_rel, memory_order_acquire)) {
         /* `before` is now what another thread found: stop if that is as far */
     }
 }
@@ -216,14 +259,14 @@ static KM_NOINLINE void wait_complete_slow(struct log *log, uint64_t end)
     for (int i = 0; i < COMPLETE_SPINS; i++) {
         km__thread_pause();
         km__log_advance_complete(log);
-        if (atomic_load_explicit(&log->complete, memory_order_acquire) >= end)
+        if (km__log_complete(log) >= end)
             return;
     }
     for (;;) { /* ends when the writers before us have copied their records */
         uint32_t ticket = km__eventcount_prepare(&log->complete_event);
 
         km__log_advance_complete(log);
-        if (atomic_load_explicit(&log->complete, memory_order_acquire) >= end) {
+        if (km__log_complete(log) >= end) {
             km__eventcount_cancel(&log->complete_event);
             return;
         }
@@ -237,11 +280,11 @@ void km__log_finish(struct log *log, const struct log_space *space)
     uint64_t expected = space->position;
 
     /* the usual case: everything before is complete, and we are next */
-    if (!atomic_compare_exchange_strong_explicit(&log->complete, &expected, end, memory_order_acq_rel,
-                                                 memory_order_acquire)) {
+    if (!atomic_compare_exchange_strong_explicit(&log->complete, &expected, end,
+                                                 memory_order_acq_rel, memory_order_acquire)) {
         km__log_advance_complete(log);
     }
-    if (KM_UNLIKELY(atomic_load_explicit(&log->complete, memory_order_acquire) < end))
+    if (KM_UNLIKELY(km__log_complete(log) < end))
         wait_complete_slow(log, end);
     km__eventcount_notify(&log->complete_event);
     if (space->segment->ring &&
@@ -263,6 +306,7 @@ int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *
     *out_wants_segment = 0;
     if (offset + size <= segment->size)
         return ring_has_room(log, segment, offset + size);
+    /* pairs with km__segment_enter() */
     *out_wants_segment = !atomic_load_explicit(&segment->next, memory_order_acquire) ||
                          atomic_load_explicit(&log->ready_count, memory_order_relaxed) <
                              ready_needed(class);
@@ -304,7 +348,8 @@ km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class clas
 
     while (!rc && !km__log_has_room(log, size, class, &wants_segment)) {
         rc = km__log_writable(log);
-        if (rc) break;
+        if (rc)
+            break;
         rc = make_room(log, size, class, wants_segment);
         km__thread_pause();
     }

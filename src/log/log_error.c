@@ -32,11 +32,14 @@ km_status km__log_fail(struct log *log, km_status cause, const char *name, uint6
     km__mutex_lock(&log->error_lock);
     is_first = !atomic_load_explicit(&log->failed, memory_order_relaxed);
     if (is_first) {
-        km__ignore(km__fail(&log->error, cause, name, offset, os_error,
-                            "%s; changes are refused, reads go on: close the store, repair the cause, "
-                            "open it again", what),
-                   "the status is the one given");
-        atomic_store_explicit(&log->failed, 1, memory_order_release); /* pairs with km__log_writable() */
+        km__ignore(
+            km__fail(&log->error, cause, name, offset, os_error,
+                     "%s; changes are refused, reads go on: close the store, repair the cause, "
+                     "open it again",
+                     what),
+            "the status is the one given");
+        atomic_store_explicit(&log->failed, 1,
+                              memory_order_release); /* pairs with km__log_writable() */
     }
     km__mutex_unlock(&log->error_lock);
     if (is_first)
@@ -63,5 +66,6 @@ km_status km__log_writable(const struct log *log)
     if (KM_UNLIKELY(log->options.read_only))
         return KM_E_READ_ONLY;
     /* pairs with km__log_fail() */
-    return KM_UNLIKELY(atomic_load_explicit(&log->failed, memory_order_acquire)) ? KM_E_FAILED : KM_OK;
+    return KM_UNLIKELY(atomic_load_explicit(&log->failed, memory_order_acquire)) ? KM_E_FAILED
+                                                                                 : KM_OK;
 }

@@ -2,10 +2,10 @@
  *
  * log_flush.c -- from memory to files (flush) and from files to the disk (sync).
  *
- * I1. The flush writes only complete records, in log order; `flushed` moves when they are in their
- *     files. From then on the ring may be reused up to there.
- * I2. `durable` moves to P only after every segment file with bytes below P was synced, oldest first,
- *     by a sync that began when all those bytes were flushed.
+ * I1. The flush writes only complete records, in log order; `flushed` moves to a record's begin
+ *     when all before it is in its files. From then on the ring may be reused up to there.
+ * I2. `durable` moves to P only after every segment file with bytes below P was synced, oldest
+ *     first, by a sync that began when all those bytes were flushed.
  * I3. Nobody syncs while holding flush_lock: a slow sync never stops the ring from draining.
  * I4. After the first failed write or sync neither position moves again.
  *
@@ -15,18 +15,17 @@
  */
 #include "log/log_internal.h"
 
-#define HUGE_PAGE_SIZE (UINT64_C(2) << 20)
-
 /* ---- flush ------------------------------------------------------------------------------- */
 
-/* Write [from, to) of one segment. */
-static km_status flush_segment(struct log *log, struct segment *segment, uint64_t from, uint64_t to)
+/* Write [from, written_to) of one segment; up to `to`, where a record begins, it counts. */
+static km_status flush_segment(struct log *log, struct segment *segment, uint64_t from, uint64_t to,
+                               uint64_t written_to)
 {
     char name[SEGMENT_NAME_SIZE];
     km_status rc = KM_OK;
 
-    if (!log->in_memory && !segment->is_special && to > from)
-        rc = log->os->ops->write_at(segment->file, from, segment->memory + from, to - from);
+    if (!log->in_memory && !segment->is_special && written_to > from)
+        rc = log->os->ops->write_at(segment->file, from, segment->memory + from, written_to - from);
     if (rc) {
         km__segment_name(segment->number, name);
         return km__log_fail(log, rc, name, from, "cannot write to a segment");
@@ -39,21 +38,24 @@ static km_status flush_segment(struct log *log, struct segment *segment, uint64_
     return KM_OK;
 }
 
-static km_status flush_locked(struct log *log, uint64_t target)
+/* Flush up to `target`, where a record begins; the last write goes on to `written_to`, in the same
+ * segment. */
+static km_status flush_locked(struct log *log, uint64_t target, uint64_t written_to)
 {
     uint64_t from = atomic_load_explicit(&log->flushed, memory_order_relaxed);
     km_status rc = km__log_writable(log);
 
     while (!rc && from < target) { /* a turn for each segment */
         struct segment *segment = km__segment_at(log, km__position_number(from));
-        int is_last = segment->number == km__position_number(target);
-        uint64_t to = is_last ? km__position_offset(target) : segment->size;
+        uint64_t offset = km__position_offset(from);
 
-        rc = flush_segment(log, segment, km__position_offset(from), to);
-        from = km__position(segment->number, to);
-        if (rc || is_last) break;
+        if (segment->number == km__position_number(target))
+            return flush_segment(log, segment, offset, km__position_offset(target),
+                                 km__position_offset(written_to));
+        rc = flush_segment(log, segment, offset, segment->size, segment->size);
         /* pairs with km__segment_enter() */
-        from = km__position(atomic_load_explicit(&segment->next, memory_order_acquire), SEGMENT_HEADER_SIZE);
+        from = km__position(atomic_load_explicit(&segment->next, memory_order_acquire),
+                            SEGMENT_HEADER_SIZE);
     }
     return rc;
 }
@@ -65,27 +67,34 @@ km_status km__log_flush(struct log *log)
 
     km__mutex_lock(&log->flush_lock);
     km__log_advance_complete(log);
-    target = atomic_load_explicit(&log->complete, memory_order_acquire);
-    rc = flush_locked(log, target);
+    target = km__log_complete(log);
+    rc = flush_locked(log, target, target);
     km__mutex_unlock(&log->flush_lock);
     return rc;
 }
 
-/* For the flusher: large aligned pieces, so that the page cache gets huge pages. */
+/*
+ * For the flusher: write up to a multiple of FLUSH_PIECE, so that the page cache gets whole huge
+ * pages. The record that reaches over it is written in part, and does not count as flushed: else
+ * the ring would let go of the first half of a record whose other half is in no file.
+ */
 km_status km__log_flush_pieces(struct log *log)
 {
-    uint64_t target, aligned;
+    uint64_t target, aligned, crossing;
     km_status rc;
 
     km__mutex_lock(&log->flush_lock);
     km__log_advance_complete(log);
-    target = atomic_load_explicit(&log->complete, memory_order_acquire);
-    aligned = km__round_down(target, HUGE_PAGE_SIZE);
-    /* offsets are the low half of a position: rounding it down stays in the segment */
-    if (km__position_offset(aligned) > SEGMENT_HEADER_SIZE &&
-        aligned > atomic_load_explicit(&log->flushed, memory_order_relaxed))
-        target = aligned;
-    rc = flush_locked(log, target);
+    target = km__log_complete(log);
+    aligned = km__round_down(target, FLUSH_PIECE); /* offsets are the low half: the same segment */
+    /* relaxed: ordered by the acquire of `complete`, which is beyond the unit */
+    crossing = atomic_load_explicit(&log->crossings[aligned / FLUSH_PIECE % LOG_CROSSINGS],
+                                    memory_order_relaxed);
+    if (crossing < aligned && aligned - crossing < FLUSH_PIECE &&
+        crossing > atomic_load_explicit(&log->flushed, memory_order_relaxed))
+        rc = flush_locked(log, crossing, aligned);
+    else
+        rc = flush_locked(log, target, target);
     km__mutex_unlock(&log->flush_lock);
     return rc;
 }
@@ -104,8 +113,10 @@ static void append_mark(struct log *log, uint64_t durable)
     km__store64(value, durable);
     km__epoch_enter();
     if (!km__log_reserve(log, km__record_size(0, sizeof(value), 0), LOG_CLASS_INTERNAL, &space)) {
-        km__log_write_record(log, &space, 0, &mark,
-                             km__record_payload_crc(value, sizeof(value), NULL, 0), value, NULL);
+        struct log_payload payload = {value, NULL,
+                                      km__record_payload_crc(value, sizeof(value), NULL, 0)};
+
+        km__log_write_record(log, &space, 0, &mark, &payload);
         km__log_finish(log, &space);
         log->marked = durable;
     } /* no room now: MARKS will say it, a little later */
@@ -122,7 +133,7 @@ km_status km__log_write_marks(struct log *log, int clean)
     if (!bytes)
         return rc; /* nothing was promised; the next interval tries again */
     marks.sequence++;
-    marks.durable = atomic_load_explicit(&log->durable, memory_order_acquire);
+    marks.durable = km__log_durable(log);
     marks.clean = (uint32_t)clean;
     memcpy(marks.boot_id, log->boot_id, BOOT_ID_SIZE);
     if (ops->wall_ms(log->os) > marks.clock_ms)
@@ -156,7 +167,8 @@ static km_status sync_segments(struct log *log, uint64_t from, uint64_t target)
         }
         if (number >= km__position_number(target))
             return KM_OK;
-        number = atomic_load_explicit(&segment->next, memory_order_acquire); /* pairs with km__segment_enter() */
+        number = atomic_load_explicit(&segment->next,
+                                      memory_order_acquire); /* pairs with km__segment_enter() */
     }
 }
 
@@ -171,22 +183,22 @@ static void notify_durable(struct log *log)
 
 static km_status sync_locked(struct log *log)
 {
-    uint64_t durable = atomic_load_explicit(&log->durable, memory_order_relaxed);
+    uint64_t durable = km__log_durable(log);
     uint64_t target;
     km_status rc;
 
-    if (atomic_load_explicit(&log->complete, memory_order_acquire) <= durable)
+    if (km__log_complete(log) <= durable)
         return KM_OK;
     if (log->marked < durable && !log->in_memory)
         append_mark(log, durable);
+    target = km__log_complete(log); /* a record's begin, and all below it is flushed next */
     rc = km__log_flush(log);
-    if (rc) return rc;
-    target = atomic_load_explicit(&log->flushed, memory_order_acquire);
-    if (!log->in_memory)
+    if (!rc && !log->in_memory)
         rc = sync_segments(log, durable, target);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     atomic_fetch_add_explicit(&log->sync_count, 1, memory_order_relaxed);
-    /* pairs with the loads of those who wait, and close_durable() */
+    /* pairs with km__log_durable() */
     atomic_store_explicit(&log->durable, target, memory_order_release);
     return KM_OK;
 }
@@ -209,6 +221,7 @@ uint64_t km__log_durable(const struct log *log)
 
 uint64_t km__log_complete(const struct log *log)
 {
+    /* pairs with km__log_advance_complete(): the records below it */
     return atomic_load_explicit(&log->complete, memory_order_acquire);
 }
 
@@ -219,7 +232,8 @@ static km_status lead_sync(struct log *log)
     km__mutex_lock(&log->sync_lock);
     rc = sync_locked(log);
     km__mutex_unlock(&log->sync_lock);
-    atomic_store_explicit(&log->leader, 0, memory_order_release); /* pairs with the next leader's exchange */
+    atomic_store_explicit(&log->leader, 0,
+                          memory_order_release); /* pairs with the next leader's exchange */
     notify_durable(log); /* after that: who still has to wait finds the lead free */
     return rc;
 }
@@ -238,6 +252,7 @@ km_status km__log_wait_durable(struct log *log, uint64_t position)
                 return KM_OK;
             return rc == KM_E_FAILED ? KM_E_IO : rc;
         }
+        /* acq_rel: pairs with the release in lead_sync() */
         if (atomic_exchange_explicit(&log->leader, 1, memory_order_acq_rel) == 0) {
             km__eventcount_cancel(&log->durable_event);
             rc = lead_sync(log);
@@ -252,6 +267,7 @@ km_status km__log_wait_durable(struct log *log, uint64_t position)
 
 km_status km__log_durable_fd(struct log *log, int *out_fd)
 {
+    /* pairs with the exchange below, in another thread */
     int fd = atomic_load_explicit(&log->durable_fd, memory_order_acquire);
     int none = -1;
     km_status rc;
@@ -260,9 +276,10 @@ km_status km__log_durable_fd(struct log *log, int *out_fd)
         return KM_E_UNSUPPORTED;
     if (fd < 0) {
         rc = log->os->ops->open_notify_fd(log->os, &fd);
-        if (rc) return rc;
-        if (!atomic_compare_exchange_strong_explicit(&log->durable_fd, &none, fd, memory_order_acq_rel,
-                                                     memory_order_acquire)) {
+        if (rc)
+            return rc;
+        if (!atomic_compare_exchange_strong_explicit(&log->durable_fd, &none, fd,
+                                                     memory_order_acq_rel, memory_order_acquire)) {
             log->os->ops->close_notify_fd(log->os, fd); /* another thread was first */
             fd = none;
         }

@@ -18,7 +18,17 @@
 #define SEGMENT_SIZE_FIRST (UINT64_C(256) << 10)
 #define SEGMENT_SIZE_USUAL_MAX (UINT64_C(32) << 20)
 #define RING_LOG2_FIRST 18u
-#define READY_COUNT 2u /* segments to keep ready: one to go on in, one for deletes on a full disk */
+#define READY_COUNT                                                                                \
+    2u /* segments to keep ready: one to go on in, one for deletes on a full disk                  \
+        */
+#define READY_COUNT_BUSY                                                                           \
+    4u /* while segments fill quickly: making one may wait for others' syncs                       \
+        */
+#define BUSY_FILL_NS UINT64_C(500000000)
+
+/* The flusher writes up to multiples of this, the page cache's largest pages. */
+#define FLUSH_PIECE (UINT64_C(2) << 20)
+#define LOG_CROSSINGS 16u /* more than pieces can be in the ring */
 
 /* The tail ring: a mapped file that holds the records not yet flushed. */
 struct ring {
@@ -38,17 +48,17 @@ struct segment {
     uint64_t previous_end; /* [c] where the log before it ends */
     /* Bytes of log before this segment, as the ring counts them: its records at offset o lie in
      * the ring at (linear_start + o) % ring->size. */
-    uint64_t linear_start; /* [c] */
-    struct ring *ring;     /* [c] NULL: none (special, or log in memory) */
-    int ring_released;     /* prepare_lock: it no longer counts among the ring's users */
-    uint8_t *memory;       /* its bytes while unsealed; prepare_lock to change */
-    const uint8_t *mapping; /* once sealed; prepare_lock to change */
-    struct os_file *file;  /* open while unsealed or unsynced; sync_lock to change */
-    _Atomic uint32_t next; /* [a] number of the segment after it; 0: none is ready */
-    uint32_t ring_log2;    /* recovery: which ring its records went through; 0: none */
+    uint64_t linear_start;    /* [c] */
+    struct ring *ring;        /* [c] NULL: none (special, or log in memory) */
+    int ring_released;        /* prepare_lock: it no longer counts among the ring's users */
+    uint8_t *memory;          /* its bytes while unsealed; prepare_lock to change */
+    const uint8_t *mapping;   /* once sealed; prepare_lock to change */
+    struct os_file *file;     /* open while unsealed or unsynced; sync_lock to change */
+    _Atomic uint32_t next;    /* [a] number of the segment after it; 0: none is ready */
+    uint32_t ring_log2;       /* recovery: which ring its records went through; 0: none */
     uint64_t file_end_offset; /* recovery: from here on memory has what the file may lack */
-    uint64_t end_offset;   /* recovery: where the scan of whole units ended */
-    uint64_t limit_offset; /* recovery: where the log left it at the latest */
+    uint64_t end_offset;      /* recovery: where the scan of whole units ended */
+    uint64_t limit_offset;    /* recovery: where the log left it at the latest */
 };
 
 struct log {
@@ -61,14 +71,16 @@ struct log {
     int in_memory;
 
     /* the hot words, each on a line of its own */
-    _Alignas(KM_CACHE_LINE) _Atomic uint64_t tail; /* [a] where the next unit goes */
+    _Alignas(KM_CACHE_LINE) _Atomic uint64_t tail;     /* [a] where the next unit goes */
     _Alignas(KM_CACHE_LINE) _Atomic uint64_t complete; /* [a] all records below are committed */
     struct eventcount complete_event;
-    _Alignas(KM_CACHE_LINE) _Atomic uint64_t flushed; /* [a] written to files; flush_lock to change */
-    _Atomic uint64_t flushed_linear;                  /* [a] the same, as the ring counts */
-    _Atomic uint64_t durable;                         /* [a] sync_lock to change */
-    _Atomic int failed;                               /* [a] see error */
-    _Atomic uint32_t ready_count;                     /* [a] segments after the active one */
+    _Atomic uint64_t crossings[LOG_CROSSINGS]; /* [a] see note_crossing() */
+    _Alignas(
+        KM_CACHE_LINE) _Atomic uint64_t flushed; /* [a] written to files; flush_lock to change */
+    _Atomic uint64_t flushed_linear;             /* [a] the same, as the ring counts */
+    _Atomic uint64_t durable;                    /* [a] sync_lock to change */
+    _Atomic int failed;                          /* [a] see error */
+    _Atomic uint32_t ready_count;                /* [a] segments after the active one */
     _Alignas(KM_CACHE_LINE) struct eventcount durable_event;
     _Atomic int leader; /* [a] 1 while a thread leads a sync for others */
 
@@ -81,40 +93,48 @@ struct log {
 
     struct segment *segments[LOG_SLOT_COUNT]; /* prepare_lock to change; [a]-published by `next` */
     struct ring *rings[RING_LOG2_MAX + 1];    /* prepare_lock */
-    uint32_t first_number;   /* prepare_lock: the oldest segment */
-    uint32_t last_number;    /* prepare_lock: the newest, ready ones included */
-    uint32_t unsealed_number; /* prepare_lock: the oldest unsealed one */
-    uint32_t open_number;    /* sync_lock: the oldest whose file may still be open */
-    _Atomic int special_pending; /* [a] switch_lock to change: the next segment belongs to a special unit */
-    uint32_t start_number;   /* [c] the segment that was active when the log was started */
+    uint32_t first_number;                    /* prepare_lock: the oldest segment */
+    uint32_t last_number;                     /* prepare_lock: the newest, ready ones included */
+    uint32_t unsealed_number;                 /* prepare_lock: the oldest unsealed one */
+    uint32_t open_number; /* sync_lock: the oldest whose file may still be open */
+    _Atomic int
+        special_pending; /* [a] switch_lock to change: the next segment belongs to a special unit */
+    uint32_t start_number;       /* [c] the segment that was active when the log was started */
+    uint64_t switched_ns;        /* switch_lock: when the active segment became that */
+    _Atomic uint64_t fill_ns;    /* [a] how long the one before it took to fill */
     _Atomic uint64_t file_bytes; /* [a] sizes of all segment files */
-    _Atomic int power_used;  /* [a] somebody waited for a sync: fill new files with zeros */
+    _Atomic int power_used;      /* [a] somebody waited for a sync: fill new files with zeros */
 
-    struct marks marks;      /* sync_lock: what MARKS says */
-    uint64_t marked;         /* sync_lock: durable position of the last mark record */
-    km_error error;          /* error_lock: the first failure */
+    struct marks marks; /* sync_lock: what MARKS says */
+    uint64_t marked;    /* sync_lock: durable position of the last mark record */
+    km_error error;     /* error_lock: the first failure */
 
     /* recovery, one thread at a time but for chain entries */
-    uint32_t *chain;         /* segment numbers, oldest first */
+    uint32_t *chain; /* segment numbers, oldest first */
     uint32_t chain_count;
     uint32_t highest_number; /* of any name in log/ */
     uint32_t *stray;         /* numbers of void segments, to be unlinked */
     uint32_t stray_count;
     _Atomic uint64_t durable_seen; /* [a] the durable point, as far as it is known */
-    uint32_t name_count;     /* entries that chain and stray have room for */
+    uint32_t name_count;           /* entries that chain and stray have room for */
     uint64_t found_end;
-    uint32_t end_index;      /* of the segment that holds it, in the chain */
-    int found_clean;         /* the end is where a clean close left it, in this boot */
-    int ring_was_used;       /* records were taken from the ring */
+    uint32_t end_index; /* of the segment that holds it, in the chain */
+    int found_clean;    /* the end is where a clean close left it, in this boot */
+    int ring_was_used;  /* records were taken from the ring */
 
     _Atomic uint64_t sync_count, wait_count, wait_longest_ns; /* [a] statistics */
-    _Atomic int durable_fd; /* [a] -1: none */
+    _Atomic int durable_fd;                                   /* [a] -1: none */
 
     struct eventcount flush_event, prepare_event, sync_event;
     _Atomic int stopping; /* [a] */
     struct thread flusher, syncer, preparer;
     int threads_started;
 };
+
+static inline int km__log_is_busy(const struct log *log)
+{
+    return atomic_load_explicit(&log->fill_ns, memory_order_relaxed) < BUSY_FILL_NS;
+}
 
 static inline struct segment *km__segment_at(const struct log *log, uint32_t number)
 {
@@ -141,24 +161,33 @@ km_status km__log_fail(struct log *log, km_status cause, const char *name, uint6
                        const char *what);
 
 /* log_ring.c */
-km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring, km_error *error);
+km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring,
+                          km_error *error);
 void km__ring_destroy(struct log *log, struct ring *ring);
 void km__ring_set_flushed(struct ring *ring, const uint8_t boot_id[BOOT_ID_SIZE], uint64_t flushed);
 /* The state page of a ring file, as a process of this boot left it; 0 if none did. */
 uint64_t km__ring_flushed(const uint8_t *file_bytes, const uint8_t boot_id[BOOT_ID_SIZE]);
 void km__ring_unlink_unused(struct log *log);
 /* Copy `size` bytes that begin at linear position `at`, commit word (8 bytes into them) last. */
-void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size, uint64_t commit_word);
+void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size,
+                   uint64_t commit_word);
+/* No record begins at linear position `at`: what an older lap left there is not to be asked about. */
+void km__ring_clear_commit(struct ring *ring, uint64_t at);
 
 /* log_segment.c; under prepare_lock */
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error);
 km_status km__segment_write_header(struct log *log, const struct segment *segment);
 /* Create the file of a segment (under its final name, durable) and its memory. */
-km_status km__segment_create(struct log *log, uint32_t number, uint64_t size, uint64_t previous_end,
-                             uint64_t linear_start, struct ring *ring, struct segment **out_segment,
-                             km_error *error);
+struct segment_plan {
+    uint32_t number;
+    uint64_t size, previous_end, linear_start;
+    struct ring *ring;
+};
+km_status km__segment_create(struct log *log, const struct segment_plan *plan,
+                             struct segment **out_segment, km_error *error);
 /* Write bytes as a file of log/: under a temporary name, synced, renamed, the folder synced. */
-km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name, const char *name);
+km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name,
+                               const char *name);
 void km__segment_destroy(struct log *log, struct segment *segment);
 /* Enter a segment in the slots and at the end of the chain. */
 void km__segment_enter(struct log *log, struct segment *segment);

@@ -4,8 +4,8 @@
  *
  * I1. Nothing new enters the ring or a segment before all that recovery found is durable.
  * I2. A log goes on in its last segment only if that was left by a clean close in this boot and
- *     nobody has written since. Otherwise it goes on in a new segment, numbered above every name in the
- *     folder: no position is ever used twice, whatever a power cut lost.
+ *     nobody has written since. Otherwise it goes on in a new segment, numbered above every name in
+ * the folder: no position is ever used twice, whatever a power cut lost.
  */
 #include "log/log_internal.h"
 
@@ -95,17 +95,19 @@ void km__log_destroy(struct log *log)
 
 /* ---- a new store ------------------------------------------------------------------------- */
 
-static km_status enter_first(struct log *log, uint32_t number, uint64_t size, uint64_t previous_end,
-                             uint64_t linear_start, km_error *error)
+/* Make a segment of the first size and enter it: a log's first, or the one it goes on in. */
+static km_status enter_new(struct log *log, uint32_t number, uint64_t previous_end,
+                           uint64_t linear_start, km_error *error)
 {
+    struct segment_plan plan = {number, SEGMENT_SIZE_FIRST, previous_end, linear_start, NULL};
     struct segment *segment = NULL;
     km_status rc = KM_OK;
 
     if (!log->in_memory && !log->rings[RING_LOG2_FIRST])
         rc = km__ring_create(log, RING_LOG2_FIRST, &log->rings[RING_LOG2_FIRST], error);
+    plan.ring = log->rings[RING_LOG2_FIRST];
     if (!rc)
-        rc = km__segment_create(log, number, size, previous_end, linear_start,
-                                log->rings[RING_LOG2_FIRST], &segment, error);
+        rc = km__segment_create(log, &plan, &segment, error);
     if (!rc)
         km__segment_enter(log, segment);
     return rc;
@@ -120,11 +122,13 @@ km_status km__log_create_files(const struct log_options *options, km_error *erro
     in_memory.log_dir = NULL; /* there is no chain to be found */
     in_memory.marks_file = NULL;
     rc = km__log_create(&in_memory, &log, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     log->in_memory = 0;
     log->options.log_dir = options->log_dir;
-    atomic_store_explicit(&log->durable, km__position(1, SEGMENT_HEADER_SIZE), memory_order_relaxed);
-    rc = enter_first(log, 1, SEGMENT_SIZE_FIRST, 0, 0, error);
+    atomic_store_explicit(&log->durable, km__position(1, SEGMENT_HEADER_SIZE),
+                          memory_order_relaxed);
+    rc = enter_new(log, 1, 0, 0, error);
     km__log_destroy(log);
     return rc;
 }
@@ -139,10 +143,13 @@ static void set_position(struct log *log, uint64_t position)
     atomic_store_explicit(&log->complete, position, memory_order_relaxed);
     atomic_store_explicit(&log->flushed, position, memory_order_relaxed);
     atomic_store_explicit(&log->durable, position, memory_order_relaxed);
-    atomic_store_explicit(&log->flushed_linear, segment->linear_start + km__position_offset(position),
+    atomic_store_explicit(&log->flushed_linear,
+                          segment->linear_start + km__position_offset(position),
                           memory_order_relaxed);
     log->marked = position;
     log->start_number = km__position_number(position);
+    log->switched_ns = log->os->ops->now_ns(log->os);
+    atomic_store_explicit(&log->fill_ns, BUSY_FILL_NS, memory_order_relaxed);
     log->unsealed_number = log->start_number;
     log->open_number = log->first_number;
 }
@@ -178,7 +185,8 @@ static km_status write_taken(struct log *log, struct segment *segment, km_error 
     if (!rc)
         rc = ops->sync(segment->file);
     if (rc)
-        return km__fail(error, rc, name, from, ops->last_error(log->os), "cannot write what the ring had");
+        return km__fail(error, rc, name, from, ops->last_error(log->os),
+                        "cannot write what the ring had");
     return KM_OK;
 }
 
@@ -220,26 +228,31 @@ static km_status continue_after(struct log *log, km_error *error)
     uint64_t linear_start = last->linear_start + last->size;
     km_status rc = make_durable(log, error);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (log->highest_number - log->first_number + 2 >= LOG_SLOT_COUNT)
-        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit", LOG_SLOT_COUNT);
+        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
+                        LOG_SLOT_COUNT);
     forget_later(log);
     atomic_store_explicit(&log->durable, log->found_end, memory_order_relaxed);
-    rc = enter_first(log, log->highest_number + 1, SEGMENT_SIZE_FIRST, log->found_end, linear_start, error);
-    if (rc) return rc;
+    rc = enter_new(log, log->highest_number + 1, log->found_end, linear_start, error);
+    if (rc)
+        return rc;
     unlink_strays(log); /* only now: their names kept the numbers from being used again */
     set_position(log, km__position(log->highest_number + 1, SEGMENT_HEADER_SIZE));
     return KM_OK;
 }
 
 /* Give a segment that recovery mapped the memory and the ring that appending needs. */
-static km_status reactivate(struct log *log, struct segment *segment, uint64_t used, km_error *error)
+static km_status reactivate(struct log *log, struct segment *segment, uint64_t used,
+                            km_error *error)
 {
     km_status rc = KM_OK;
 
     if (segment->ring_log2 && !log->rings[segment->ring_log2])
         rc = km__ring_create(log, segment->ring_log2, &log->rings[segment->ring_log2], error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     segment->memory = km__map_pages(&log->os->allocator, segment->size);
     if (!segment->memory)
         return km__fail(error, KM_E_NO_MEMORY, NULL, 0, 0, "no memory for the last segment");
@@ -266,14 +279,16 @@ static km_status continue_in_place(struct log *log, km_error *error)
     struct segment *last = km__segment_at(log, km__position_number(log->found_end));
     km_status rc = reactivate(log, last, km__position_offset(log->found_end), error);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     atomic_store_explicit(&km__log_slot(log, last->number)->base, (uintptr_t)last->memory,
                           memory_order_release); /* nobody reads yet */
     for (uint32_t i = log->end_index + 1; !rc && i < log->chain_count; i++) {
         struct segment *segment = km__segment_at(log, log->chain[i]);
 
         rc = reactivate(log, segment, SEGMENT_HEADER_SIZE, error);
-        if (rc) return rc;
+        if (rc)
+            return rc;
         enter_found(log, segment);
         atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
     }
@@ -308,7 +323,8 @@ static km_status start_files(struct log *log, km_error *error)
         return KM_OK;
     }
     rc = can_continue_in_place(log) ? continue_in_place(log, error) : continue_after(log, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     km__ring_unlink_unused(log);
     last = km__segment_at(log, log->start_number);
     if (last->ring)
@@ -321,7 +337,7 @@ km_status km__log_start(struct log *log, km_error *error)
     km_status rc;
 
     if (log->in_memory) {
-        rc = enter_first(log, 1, SEGMENT_SIZE_FIRST, 0, 0, error);
+        rc = enter_new(log, 1, 0, 0, error);
         if (!rc)
             set_position(log, km__position(1, SEGMENT_HEADER_SIZE));
     } else {
@@ -350,6 +366,16 @@ static km_status trim_ready(struct log *log)
     return rc;
 }
 
+/* What comes next in the ring is nothing: recovery then knows without reading more of it. */
+static void end_ring(struct log *log)
+{
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
+    const struct segment *segment = km__segment_at(log, km__position_number(tail));
+
+    if (segment->ring && segment->size - km__position_offset(tail) >= RECORD_HEADER_SIZE)
+        km__ring_clear_commit(segment->ring, segment->linear_start + km__position_offset(tail));
+}
+
 km_status km__log_stop(struct log *log, km_error *error)
 {
     km_status rc;
@@ -362,6 +388,8 @@ km_status km__log_stop(struct log *log, km_error *error)
         rc = trim_ready(log);
     if (!rc)
         rc = km__log_sync(log);
+    if (!rc)
+        end_ring(log);
     km__mutex_lock(&log->sync_lock);
     if (!rc && (!log->marks.clean || log->marks.durable != log->durable ||
                 memcmp(log->marks.boot_id, log->boot_id, BOOT_ID_SIZE) != 0))
@@ -381,14 +409,16 @@ const struct log_view *km__log_view(const struct log *log)
     return &log->view;
 }
 
-int km__log_record_verify(const struct log_view *view, uint64_t ref, const struct log_record *record)
+int km__log_record_verify(const struct log_view *view, uint64_t ref,
+                          const struct log_record *record)
 {
     struct record_place place = {view->store_tag, km__log_position_of(view, ref)};
     uint32_t payload_offset = km__record_payload_offset(record->flags);
     uint64_t size = km__record_size_at(record->bytes);
     uint32_t crc;
 
-    if (km__log_offset_of(ref) + size > (uint64_t)km__log_slot_of(view, ref)->units * RECORD_ALIGNMENT)
+    if (km__log_offset_of(ref) + size >
+        (uint64_t)km__log_slot_of(view, ref)->units * RECORD_ALIGNMENT)
         return 0;
     crc = km__crc32c(0, record->bytes + payload_offset, size - payload_offset);
     return km__record_sum(record->bytes, crc, place) == km__load32(record->bytes);
@@ -413,9 +443,10 @@ static void count_segments(const struct log *log, uint32_t tail_number, struct l
 void km__log_stats(struct log *log, struct log_stats *out)
 {
     memset(out, 0, sizeof(*out));
-    out->tail = atomic_load_explicit(&log->tail, memory_order_acquire);
-    out->flushed = atomic_load_explicit(&log->flushed, memory_order_acquire);
-    out->durable = atomic_load_explicit(&log->durable, memory_order_acquire);
+    /* relaxed: figures, in the order that keeps each below the next */
+    out->durable = km__log_durable(log);
+    out->flushed = atomic_load_explicit(&log->flushed, memory_order_relaxed);
+    out->tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
     km__mutex_lock(&log->prepare_lock);
     out->head = km__position(log->first_number, SEGMENT_HEADER_SIZE);
     count_segments(log, km__position_number(out->tail), out);

@@ -87,12 +87,14 @@ static km_status read_header(struct log *log, struct segment *segment, const cha
         if (rc)
             rc = km__fail(error, rc, name, 0, 0, "the segment's header is damaged");
     } else if (rc != KM_E_CORRUPT) {
-        rc = km__fail(error, rc, name, 0, ops->last_error(log->os), "cannot read the segment's header");
+        rc = km__fail(error, rc, name, 0, ops->last_error(log->os),
+                      "cannot read the segment's header");
     }
     if (!rc && memcmp(header->store_id, log->options.store_id, STORE_ID_SIZE) != 0)
         rc = km__fail(error, KM_E_CORRUPT, name, 0, 0, "the segment belongs to another store");
     if (!rc && (header->number != segment->number || header->size != size))
-        rc = km__fail(error, KM_E_CORRUPT, name, 0, 0, "the segment's number or size is not that of its header");
+        rc = km__fail(error, KM_E_CORRUPT, name, 0, 0,
+                      "the segment's number or size is not that of its header");
     km__release(&log->os->allocator, bytes, SEGMENT_HEADER_SIZE);
     return rc;
 }
@@ -101,9 +103,9 @@ static void see_durable(struct log *log, uint64_t position)
 {
     uint64_t seen = atomic_load_explicit(&log->durable_seen, memory_order_relaxed);
 
-    while (position > seen && !atomic_compare_exchange_weak_explicit(
-                                  &log->durable_seen, &seen, position, memory_order_relaxed,
-                                  memory_order_relaxed)) {
+    while (position > seen &&
+           !atomic_compare_exchange_weak_explicit(&log->durable_seen, &seen, position,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
     }
 }
 
@@ -162,7 +164,8 @@ static void fill_slot(struct log *log, const struct segment *segment, const uint
 
     slot->number = segment->number;
     slot->units = (uint32_t)(segment->size / RECORD_ALIGNMENT);
-    atomic_store_explicit(&slot->base, (uintptr_t)bytes, memory_order_release); /* pairs with km__log_record_at() */
+    atomic_store_explicit(&slot->base, (uintptr_t)bytes,
+                          memory_order_release); /* pairs with km__log_record_at() */
 }
 
 /* Open the segment `number`; the log leaves it at `limit`. */
@@ -176,11 +179,13 @@ static km_status add_link(struct log *log, const struct number_list *names, uint
     if (!find_number(names, number))
         return missing_segment(number, error);
     rc = open_segment(log, number, &segment, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     km__segment_name(number, name);
     if (limit && (limit > segment->size || limit < SEGMENT_HEADER_SIZE)) {
         km__segment_destroy(log, segment);
-        return km__fail(error, KM_E_CORRUPT, name, limit, 0, "the segment after it names an end outside of it");
+        return km__fail(error, KM_E_CORRUPT, name, limit, 0,
+                        "the segment after it names an end outside of it");
     }
     if (limit)
         segment->limit_offset = limit;
@@ -198,7 +203,8 @@ static km_status follow_chain(struct log *log, const struct number_list *names, 
     km_status rc;
 
     if (number - head >= LOG_SLOT_COUNT && number >= head)
-        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log spans more than %u segments", LOG_SLOT_COUNT);
+        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log spans more than %u segments",
+                        LOG_SLOT_COUNT);
     for (;;) { /* ends: each link has a smaller number */
         const struct segment *segment;
 
@@ -242,7 +248,8 @@ km_status km__log_find_chain(struct log *log, km_error *error)
     km_status rc = log->os->ops->list(log->options.log_dir, add_name, &names);
 
     if (rc) {
-        rc = km__fail(error, rc, "log", 0, log->os->ops->last_error(log->os), "cannot list the log's folder");
+        rc = km__fail(error, rc, "log", 0, log->os->ops->last_error(log->os),
+                      "cannot list the log's folder");
         goto out;
     }
     if (names.count == 0) {
@@ -356,15 +363,17 @@ static km_status scan_units(const struct unit_scan *scan, uint64_t offset, uint6
         if (end == 0)
             return KM_OK;
         rc = visit_unit(scan, offset, end, &first);
-        if (rc) return rc;
+        if (rc)
+            return rc;
         offset = end;
     }
 }
 
-static struct unit_scan scan_of(struct log *log, struct segment *segment, log_visit_fn visit, void *context)
+static struct unit_scan scan_of(struct log *log, struct segment *segment, log_visit_fn visit,
+                                void *context)
 {
-    struct unit_scan scan = {log, segment, segment->memory ? segment->memory : segment->mapping, visit,
-                             context};
+    struct unit_scan scan = {log, segment, segment->memory ? segment->memory : segment->mapping,
+                             visit, context};
     return scan;
 }
 
@@ -389,7 +398,8 @@ int km__log_chain_is_whole(const struct log *log, uint32_t index)
     return is_left(km__segment_at(log, log->chain[index]));
 }
 
-static km_status load_ring(struct log *log, uint32_t ring_log2, uint8_t **out_bytes, km_error *error)
+static km_status load_ring(struct log *log, uint32_t ring_log2, uint8_t **out_bytes,
+                           km_error *error)
 {
     const struct os_ops *ops = log->os->ops;
     uint64_t size = RING_DATA_OFFSET + (UINT64_C(1) << ring_log2), file_size = 0;
@@ -411,7 +421,8 @@ static km_status load_ring(struct log *log, uint32_t ring_log2, uint8_t **out_by
         rc = ops->read_at(file, 0, bytes, size);
     if (!rc)
         rc = km__ring_header_decode(bytes, &header);
-    if (!rc && (header.ring_log2 != ring_log2 || memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE)))
+    if (!rc && (header.ring_log2 != ring_log2 ||
+                memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE)))
         rc = KM_E_CORRUPT;
     if (rc == KM_NOT_FOUND)
         rc = KM_E_CORRUPT;
@@ -432,6 +443,7 @@ struct ring_walk {
     struct segment *segment;
     uint8_t *rings[RING_LOG2_MAX + 1]; /* copies of the ring files */
     uint64_t flushed;                  /* I4 */
+    int extended;                      /* the last segment was looked at beyond its scan */
 };
 
 static km_status ring_of(struct ring_walk *walk, uint8_t **out_bytes, km_error *error)
@@ -445,7 +457,8 @@ static km_status ring_of(struct ring_walk *walk, uint8_t **out_bytes, km_error *
         return KM_OK;
     if (!walk->rings[ring_log2]) {
         rc = load_ring(walk->log, ring_log2, &walk->rings[ring_log2], error);
-        if (rc) return rc;
+        if (rc)
+            return rc;
         flushed = km__ring_flushed(walk->rings[ring_log2], walk->log->boot_id);
         if (flushed > walk->flushed)
             walk->flushed = flushed;
@@ -471,7 +484,8 @@ static km_status unseal(struct log *log, struct segment *segment)
     return KM_OK;
 }
 
-static void ring_read(const uint8_t *ring_bytes, uint32_t ring_log2, uint64_t at, uint8_t *to, uint64_t size)
+static void ring_read(const uint8_t *ring_bytes, uint32_t ring_log2, uint64_t at, uint8_t *to,
+                      uint64_t size)
 {
     const uint8_t *data = ring_bytes + RING_DATA_OFFSET;
     uint64_t ring_size = UINT64_C(1) << ring_log2;
@@ -484,7 +498,8 @@ static void ring_read(const uint8_t *ring_bytes, uint32_t ring_log2, uint64_t at
 
 /* Copy the record at `offset` from the file's bytes or the ring into the segment's memory, if
  * either has it whole: *out_size is 0 if not. */
-static void take_record(struct ring_walk *walk, const uint8_t *ring_bytes, uint64_t offset, uint64_t *out_size)
+static void take_record(struct ring_walk *walk, const uint8_t *ring_bytes, uint64_t offset,
+                        uint64_t *out_size)
 {
     struct segment *segment = walk->segment;
     uint64_t available = segment->limit_offset - offset;
@@ -506,7 +521,8 @@ static void take_record(struct ring_walk *walk, const uint8_t *ring_bytes, uint6
     memset(to, 0, RECORD_HEADER_SIZE);
     if (!ring_bytes)
         return;
-    ring_read(ring_bytes, segment->ring_log2, segment->linear_start + offset, to, RECORD_HEADER_SIZE);
+    ring_read(ring_bytes, segment->ring_log2, segment->linear_start + offset, to,
+              RECORD_HEADER_SIZE);
     size = km__record_size_at(to);
     if (to[12] != RECORD_PADDING && size <= available && size <= ring_size)
         ring_read(ring_bytes, segment->ring_log2, segment->linear_start + offset, to, size);
@@ -520,7 +536,8 @@ static void take_record(struct ring_walk *walk, const uint8_t *ring_bytes, uint6
 }
 
 /* Fill the segment's memory with whole records from its end on, then scan the units among them. */
-static km_status extend_segment(struct ring_walk *walk, log_visit_fn visit, void *context, km_error *error)
+static km_status extend_segment(struct ring_walk *walk, log_visit_fn visit, void *context,
+                                km_error *error)
 {
     struct segment *segment = walk->segment;
     uint64_t offset = segment->end_offset, size;
@@ -530,7 +547,8 @@ static km_status extend_segment(struct ring_walk *walk, log_visit_fn visit, void
 
     if (!rc)
         rc = unseal(walk->log, segment);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     for (;;) { /* ends: the offset grows */
         take_record(walk, ring_bytes, offset, &size);
         if (size == 0)
@@ -565,14 +583,16 @@ static uint64_t search_marks(struct log *log, const struct segment *segment, uin
     for (uint64_t at = km__round_up(from, 8); at + 24 <= segment->size; at += 8) {
         if (km__load64(bytes + at + 8) == mark_word &&
             km__record_decode(bytes + at, segment->size - at,
-                              km__log_place(log, km__position(segment->number, at)), &record) == RECORD_OK &&
+                              km__log_place(log, km__position(segment->number, at)),
+                              &record) == RECORD_OK &&
             record.value_size == 8)
             see_durable(log, km__load64(bytes + at + RECORD_HEADER_SIZE));
     }
     return count_torn(bytes, from, segment->size);
 }
 
-static km_status judge_end(struct log *log, const struct ring_walk *walk, uint64_t end, km_error *error)
+static km_status judge_end(struct log *log, const struct ring_walk *walk, uint64_t end,
+                           km_error *error)
 {
     uint64_t durable = atomic_load_explicit(&log->durable_seen, memory_order_relaxed);
     const struct segment *segment = km__segment_at(log, km__position_number(end));
@@ -582,12 +602,14 @@ static km_status judge_end(struct log *log, const struct ring_walk *walk, uint64
     km__segment_name(segment->number, name);
     if (end >= durable && end >= walk->flushed)
         return KM_OK;
-    return km__fail(error, KM_E_CORRUPT, name, offset, 0,
-                    "a damaged record at offset %llu (map %u by its header) lies before the durable point "
-                    "%llx; run `keepmap verify`, then `keepmap salvage` or restore a backup",
-                    (unsigned long long)offset,
-                    segment->size - offset >= RECORD_HEADER_SIZE ? km__load16(segment->mapping + offset + 10) : 0,
-                    (unsigned long long)(durable > walk->flushed ? durable : walk->flushed));
+    return km__fail(
+        error, KM_E_CORRUPT, name, offset, 0,
+        "a damaged record at offset %llu (map %u by its header) lies before the durable point "
+        "%llx; run `keepmap verify`, then `keepmap salvage` or restore a backup",
+        (unsigned long long)offset,
+        segment->size - offset >= RECORD_HEADER_SIZE ? km__load16(segment->mapping + offset + 10)
+                                                     : 0,
+        (unsigned long long)(durable > walk->flushed ? durable : walk->flushed));
 }
 
 /* Whether the store was closed cleanly at `end` and nobody has written since. */
@@ -599,7 +621,51 @@ static int is_clean_end(const struct log *log, uint64_t end)
     if (!log->marks.clean || log->marks.durable != end)
         return 0;
     return segment->size - offset < RECORD_HEADER_SIZE ||
-           (km__load64(segment->mapping + offset) == 0 && km__load64(segment->mapping + offset + 8) == 0);
+           (km__load64(segment->mapping + offset) == 0 &&
+            km__load64(segment->mapping + offset + 8) == 0);
+}
+
+/* Whether the ring has a commit word where the segment's scan ended: a clean close leaves none. */
+static km_status peek_ring(const struct ring_walk *walk, int *out_is_used, km_error *error)
+{
+    const struct os_ops *ops = walk->log->os->ops;
+    const struct segment *segment = walk->segment;
+    uint64_t mask = (UINT64_C(1) << segment->ring_log2) - 1;
+    uint64_t at = (segment->linear_start + segment->end_offset + 8) & mask;
+    uint8_t word[8] = {0};
+    struct os_file *file = NULL;
+    char name[RING_NAME_SIZE];
+    km_status rc = KM_OK;
+
+    if (segment->ring_log2) {
+        km__ring_name(segment->ring_log2, name);
+        rc = ops->open_file(walk->log->options.store_dir, name, OS_OPEN_READ, &file);
+        if (!rc)
+            rc = ops->read_at(file, RING_DATA_OFFSET + at, word, sizeof(word));
+        ops->close_file(file);
+        if (rc)
+            return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, name, 0,
+                            ops->last_error(walk->log->os), "cannot read the tail ring");
+    }
+    *out_is_used = km__load64(word) != 0;
+    return KM_OK;
+}
+
+/* Look for records beyond the scan of the segment, unless a clean close says that there are none
+ * and nothing was written since: MARKS still says clean then. */
+static km_status extend_unless_clean(struct ring_walk *walk, log_visit_fn visit, void *context,
+                                     km_error *error)
+{
+    const struct segment *segment = walk->segment;
+    km_status rc;
+
+    walk->extended = !is_clean_end(walk->log, km__position(segment->number, segment->end_offset));
+    if (!walk->extended) {
+        rc = peek_ring(walk, &walk->extended, error);
+        if (rc)
+            return rc;
+    }
+    return walk->extended ? extend_segment(walk, visit, context, error) : KM_OK;
 }
 
 static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *context,
@@ -610,13 +676,14 @@ static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *c
 
     for (uint32_t i = 0;; i++) { /* ends with the chain */
         struct segment *segment = km__segment_at(log, log->chain[i]);
-        uint64_t end = km__position(segment->number, segment->end_offset);
 
         walk->segment = segment;
+        walk->extended = 0;
         *out_index = i;
-        if (!is_left(segment) && !is_clean_end(log, end)) {
-            rc = extend_segment(walk, visit, context, error);
-            if (rc) return rc;
+        if (!is_left(segment)) {
+            rc = extend_unless_clean(walk, visit, context, error);
+            if (rc)
+                return rc;
         }
         if (!is_left(segment) || i + 1 == log->chain_count)
             return KM_OK;
@@ -627,7 +694,8 @@ static void release_rings(struct ring_walk *walk)
 {
     for (uint32_t i = RING_LOG2_MIN; i <= RING_LOG2_MAX; i++) {
         if (walk->rings[i])
-            km__unmap_pages(&walk->log->os->allocator, walk->rings[i], RING_DATA_OFFSET + (UINT64_C(1) << i));
+            km__unmap_pages(&walk->log->os->allocator, walk->rings[i],
+                            RING_DATA_OFFSET + (UINT64_C(1) << i));
     }
 }
 
@@ -642,7 +710,7 @@ km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, u
     rc = walk_to_end(&walk, visit, context, &index, error);
     if (rc) goto out;
     end = km__position(walk.segment->number, walk.segment->end_offset);
-    log->found_clean = is_clean_end(log, end);
+    log->found_clean = !walk.extended && is_clean_end(log, end);
     if (!log->found_clean) {
         torn = search_marks(log, walk.segment, walk.segment->end_offset);
         for (uint32_t i = index + 1; i < log->chain_count; i++)

@@ -65,18 +65,21 @@ static int compare_segments(const void *x, const void *y)
     return (a->number > b->number) - (a->number < b->number);
 }
 
-static void report(struct rescue *rescue, const char *file, uint64_t offset, uint64_t size, const char *what)
+static void report(struct rescue *rescue, const char *file, uint64_t offset, uint64_t size,
+                   const char *what)
 {
     rescue->finding_count++;
     if (rescue->found)
         rescue->found(rescue->context, file, offset, size, what);
 }
 
-static void read_rescue_header(struct rescue_log *log, struct rescue_segment *segment, const char *name)
+static void read_rescue_header(struct rescue_log *log, struct rescue_segment *segment,
+                               const char *name)
 {
     const uint8_t *expected = log->rescue->store_id;
 
-    if (segment->size < SEGMENT_HEADER_SIZE || km__segment_header_decode(segment->bytes, &segment->header)) {
+    if (segment->size < SEGMENT_HEADER_SIZE ||
+        km__segment_header_decode(segment->bytes, &segment->header)) {
         segment->header.number = 0;
         report(log->rescue, name, 0, SEGMENT_HEADER_SIZE, "the segment's header is damaged");
         return;
@@ -130,7 +133,7 @@ static void apply_limits(struct rescue_log *log)
             struct rescue_segment *before = &log->segments[j];
             uint64_t limit = before->number > km__position_number(end)    ? SEGMENT_HEADER_SIZE
                              : before->number == km__position_number(end) ? km__position_offset(end)
-                                                                           : before->size;
+                                                                          : before->size;
             if (limit < before->limit)
                 before->limit = limit;
             if (before->number <= km__position_number(end))
@@ -189,7 +192,8 @@ static int check_ring(struct rescue_scan *scan, uint64_t offset, struct record *
     for (uint32_t i = 0; i < RECORD_HEADER_SIZE; i++)
         head[i] = ring[RING_DATA_OFFSET + ((header->linear_start + offset + i) & (ring_size - 1))];
     size = km__record_size_at(head);
-    if (size > ring_size || size > scan->segment->limit - offset || !head[12] || head[12] == RECORD_PADDING)
+    if (size > ring_size || size > scan->segment->limit - offset || !head[12] ||
+        head[12] == RECORD_PADDING)
         return 0;
     if (scan->from_ring)
         km__unmap_pages(&scan->log->rescue->os->allocator, scan->from_ring, scan->from_ring_size);
@@ -198,7 +202,8 @@ static int check_ring(struct rescue_scan *scan, uint64_t offset, struct record *
     if (!scan->from_ring)
         return 0;
     for (uint64_t i = 0; i < size; i++)
-        scan->from_ring[i] = ring[RING_DATA_OFFSET + ((header->linear_start + offset + i) & (ring_size - 1))];
+        scan->from_ring[i] =
+            ring[RING_DATA_OFFSET + ((header->linear_start + offset + i) & (ring_size - 1))];
     return km__record_decode(scan->from_ring, size, rescue_place(scan, offset), out) == RECORD_OK;
 }
 
@@ -217,7 +222,8 @@ static const uint8_t *record_at(struct rescue_scan *scan, uint64_t offset, struc
     return check_ring(scan, offset, out) ? scan->from_ring : NULL;
 }
 
-static km_status deliver(struct rescue_scan *scan, const struct record *record, const uint8_t *p, uint64_t offset)
+static km_status deliver(struct rescue_scan *scan, const struct record *record, const uint8_t *p,
+                         uint64_t offset)
 {
     struct rescue *rescue = scan->log->rescue;
 
@@ -245,7 +251,8 @@ static km_status scan_segment(struct rescue_scan *scan, uint64_t *out_gap_start)
     km_status rc = KM_OK;
 
     km__segment_name(segment->number, name);
-    while (!rc && segment->limit >= offset + RECORD_HEADER_SIZE && scan->budget) { /* the offset grows */
+    while (!rc && segment->limit >= offset + RECORD_HEADER_SIZE &&
+           scan->budget) { /* the offset grows */
         const uint8_t *p = record_at(scan, offset, &record);
 
         if (!p) {
@@ -263,7 +270,8 @@ static km_status scan_segment(struct rescue_scan *scan, uint64_t *out_gap_start)
     return rc;
 }
 
-static km_status rescue_segment(struct rescue_log *log, const struct rescue_segment *segment, int is_last)
+static km_status rescue_segment(struct rescue_log *log, const struct rescue_segment *segment,
+                                int is_last)
 {
     struct rescue_scan scan = {log, segment, NULL, 0, segment->size * RESCUE_BUDGET_FACTOR};
     uint64_t gap = 0, lost;
@@ -275,9 +283,11 @@ static km_status rescue_segment(struct rescue_log *log, const struct rescue_segm
     if (is_last)
         log->rescue->torn_bytes += lost;
     else if (lost)
-        report(log->rescue, name, gap, segment->limit - gap, "damaged bytes up to the segment's end");
+        report(log->rescue, name, gap, segment->limit - gap,
+               "damaged bytes up to the segment's end");
     else if (gap && segment->header.number)
-        report(log->rescue, name, gap, segment->limit - gap, "records are missing up to the segment's end");
+        report(log->rescue, name, gap, segment->limit - gap,
+               "records are missing up to the segment's end");
     if (scan.from_ring)
         km__unmap_pages(&log->rescue->os->allocator, scan.from_ring, scan.from_ring_size);
     return rc;

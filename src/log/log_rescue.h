@@ -10,11 +10,13 @@
 struct rescue {
     struct os *os;
     struct os_dir *store_dir, *log_dir;
-    const uint8_t *store_id; /* from IDENTITY; NULL if that is damaged: the segments' headers tell */
+    const uint8_t
+        *store_id; /* from IDENTITY; NULL if that is damaged: the segments' headers tell */
     /* Each record that checks out, in log order; marks and padding are left out. */
     log_visit_fn visit;
     /* Each damaged place: size bytes from offset on. */
-    void (*found)(void *context, const char *file, uint64_t offset, uint64_t size, const char *what);
+    void (*found)(void *context, const char *file, uint64_t offset, uint64_t size,
+                  const char *what);
     void *context;
 
     /* results */

@@ -17,7 +17,8 @@
 #define STATE_BOOT_ID 0
 #define STATE_FLUSHED 16
 
-void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size, uint64_t commit_word)
+void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size,
+                   uint64_t commit_word)
 {
     uint64_t offset = at & (ring->size - 1);
     uint64_t first = ring->size - offset;
@@ -28,9 +29,17 @@ void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_
     memcpy(ring->data + offset, bytes, first);
     memcpy(ring->data, bytes + first, size - first);
     /* all is aligned to 8 bytes, so the word itself is never cut in two */
-    atomic_store_explicit((_Atomic uint64_t *)(void *)(ring->data + ((offset + 8) & (ring->size - 1))),
-                          km__swap_if_big_endian64(commit_word),
-                          memory_order_release); /* pairs with recovery, in another process */
+    atomic_store_explicit(
+        (_Atomic uint64_t *)(void *)(ring->data + ((offset + 8) & (ring->size - 1))),
+        km__swap_if_big_endian64(commit_word),
+        memory_order_release); /* pairs with recovery, in another process */
+}
+
+void km__ring_clear_commit(struct ring *ring, uint64_t at)
+{
+    /* pairs with recovery, in another process */
+    atomic_store_explicit((_Atomic uint64_t *)(void *)(ring->data + ((at + 8) & (ring->size - 1))), 0,
+                          memory_order_release);
 }
 
 void km__ring_set_flushed(struct ring *ring, const uint8_t boot_id[BOOT_ID_SIZE], uint64_t flushed)
@@ -66,7 +75,8 @@ static km_status write_ring_file(struct log *log, struct os_file *file, uint32_t
         return KM_E_NO_MEMORY;
     memcpy(header.store_id, log->options.store_id, STORE_ID_SIZE);
     km__ring_header_encode(&header, bytes);
-    rc = ops->write_at(file, 0, bytes, total); /* with zeros to its end: stores need no new blocks */
+    rc = ops->write_at(file, 0, bytes,
+                       total); /* with zeros to its end: stores need no new blocks */
     km__unmap_pages(&log->os->allocator, bytes, total);
     return rc;
 }
@@ -114,7 +124,8 @@ static km_status open_ring_file(struct log *log, uint32_t ring_log2, const char 
     if (size != RING_DATA_OFFSET + (UINT64_C(1) << ring_log2) ||
         ops->read_at(file, 0, bytes, RING_HEADER_SIZE) || km__ring_header_decode(bytes, &header))
         goto out;
-    if (header.ring_log2 != ring_log2 || memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE))
+    if (header.ring_log2 != ring_log2 ||
+        memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE))
         goto out;
     rc = KM_OK;
     *out_file = file;
@@ -125,7 +136,8 @@ out:
     return rc;
 }
 
-km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring, km_error *error)
+km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring,
+                          km_error *error)
 {
     const struct os_ops *ops = log->os->ops;
     struct ring *ring = km__allocate(&log->os->allocator, sizeof(*ring));

@@ -37,7 +37,8 @@ static km_status zero_fill(struct log *log, struct os_file *file, uint64_t size)
         rc = log->os->ops->write_at(file, at, zeros, piece);
     }
     if (zeros)
-        km__unmap_pages(&log->os->allocator, zeros, size < ZERO_FILL_PIECE ? size : ZERO_FILL_PIECE);
+        km__unmap_pages(&log->os->allocator, zeros,
+                        size < ZERO_FILL_PIECE ? size : ZERO_FILL_PIECE);
     return rc;
 }
 
@@ -48,7 +49,7 @@ km_status km__segment_write_header(struct log *log, const struct segment *segmen
         .number = segment->number,
         .size = segment->size,
         .previous_end = segment->previous_end,
-        .durable = atomic_load_explicit(&log->durable, memory_order_acquire),
+        .durable = km__log_durable(log),
         .ring_log2 = segment->ring ? segment->ring->log2 : 0,
         .linear_start = segment->linear_start,
     };
@@ -58,7 +59,8 @@ km_status km__segment_write_header(struct log *log, const struct segment *segmen
     return log->os->ops->write_at(segment->file, 0, segment->memory, SEGMENT_HEADER_SIZE);
 }
 
-km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name, const char *name)
+km_status km__log_publish_file(struct log *log, struct os_file *file, const char *temp_name,
+                               const char *name)
 {
     const struct os_ops *ops = log->os->ops;
     struct os_dir *dir = log->options.log_dir;
@@ -81,7 +83,8 @@ static km_status create_segment_file(struct log *log, struct segment *segment)
     rc = ops->open_file(dir, new_segment_name, OS_CREATE_NEW, &segment->file);
     if (!rc)
         rc = ops->allocate(segment->file, segment->size);
-    if (!rc && (log->options.zero_fill || atomic_load_explicit(&log->power_used, memory_order_relaxed)))
+    if (!rc &&
+        (log->options.zero_fill || atomic_load_explicit(&log->power_used, memory_order_relaxed)))
         rc = zero_fill(log, segment->file, segment->size);
     if (!rc)
         rc = km__segment_write_header(log, segment);
@@ -97,26 +100,27 @@ static km_status create_segment_file(struct log *log, struct segment *segment)
 static void touch_pages(uint8_t *memory, uint64_t size)
 {
     for (uint64_t at = 0; at < size; at += PAGE_SIZE_MIN)
-        atomic_store_explicit((_Atomic uint8_t *)(memory + at), 0, memory_order_relaxed); /* a store that stays */
+        atomic_store_explicit((_Atomic uint8_t *)(memory + at), 0,
+                              memory_order_relaxed); /* a store that stays */
 }
 
-km_status km__segment_create(struct log *log, uint32_t number, uint64_t size, uint64_t previous_end,
-                             uint64_t linear_start, struct ring *ring, struct segment **out_segment,
-                             km_error *error)
+km_status km__segment_create(struct log *log, const struct segment_plan *plan,
+                             struct segment **out_segment, km_error *error)
 {
     struct segment *segment = km__allocate(&log->os->allocator, sizeof(*segment));
     km_status rc = KM_E_NO_MEMORY;
     int os_error = 0;
 
     if (!segment) goto out;
-    segment->number = number;
-    segment->size = size;
-    segment->previous_end = previous_end;
-    segment->linear_start = linear_start;
-    segment->memory = km__map_pages(&log->os->allocator, size);
+    segment->number = plan->number;
+    segment->size = plan->size;
+    segment->previous_end = plan->previous_end;
+    segment->linear_start = plan->linear_start;
+    segment->memory = km__map_pages(&log->os->allocator, plan->size);
     if (!segment->memory) goto out;
-    touch_pages(segment->memory, size); /* here, so that no put pays for the kernel's zeroing */
-    segment->ring = ring;
+    touch_pages(segment->memory,
+                plan->size); /* here, so that no put pays for the kernel's zeroing */
+    segment->ring = plan->ring;
     rc = KM_OK;
     if (!log->in_memory)
         rc = create_segment_file(log, segment);
@@ -124,15 +128,15 @@ km_status km__segment_create(struct log *log, uint32_t number, uint64_t size, ui
         os_error = log->os->ops->last_error(log->os);
         goto out;
     }
-    if (ring)
-        ring->users++;
-    atomic_fetch_add_explicit(&log->file_bytes, size, memory_order_relaxed);
+    if (plan->ring)
+        plan->ring->users++;
+    atomic_fetch_add_explicit(&log->file_bytes, plan->size, memory_order_relaxed);
     *out_segment = segment;
     segment = NULL;
 out:
     if (rc)
         rc = km__fail(error, rc, "log", 0, os_error, "cannot prepare a segment of %llu bytes",
-                      (unsigned long long)size);
+                      (unsigned long long)plan->size);
     if (segment) {
         segment->ring = NULL; /* not counted yet */
         km__segment_destroy(log, segment);
@@ -164,7 +168,8 @@ void km__segment_enter(struct log *log, struct segment *segment)
         base |= 1;
     slot->number = segment->number;
     slot->units = (uint32_t)(segment->size / RECORD_ALIGNMENT);
-    atomic_store_explicit(&slot->base, base, memory_order_release); /* pairs with km__log_record_at() */
+    atomic_store_explicit(&slot->base, base,
+                          memory_order_release); /* pairs with km__log_record_at() */
     log->segments[segment->number % LOG_SLOT_COUNT] = segment;
     if (log->last_number) {
         /* pairs with switch_locked() and step_over(): the segment and its slot */
@@ -178,13 +183,16 @@ void km__segment_enter(struct log *log, struct segment *segment)
 
 /* ---- ready segments ---------------------------------------------------------------------- */
 
-/* Segments grow with the log, so that a small store stays small and a large one has few files. */
+/* Segments grow with the log, so that a small store stays small and a large one has few files;
+ * faster while they fill quickly, since each costs some syncs. */
 static uint64_t next_size(const struct log *log)
 {
-    uint64_t total = atomic_load_explicit(&log->file_bytes, memory_order_relaxed);
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
+    uint64_t total = km__segment_at(log, km__position_number(tail))->linear_start;
     uint64_t size = SEGMENT_SIZE_FIRST;
+    uint64_t factor = km__log_is_busy(log) ? 4 : 8;
 
-    while (size < SEGMENT_SIZE_USUAL_MAX && size * 8 <= total)
+    while (size < SEGMENT_SIZE_USUAL_MAX && size * factor <= total)
         size *= 2;
     return size;
 }
@@ -197,7 +205,8 @@ static uint32_t ring_log2_for(uint64_t segment_size)
     return segment_size >= UINT64_C(2) << 20 ? 22 : RING_LOG2_FIRST;
 }
 
-static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **out_ring, km_error *error)
+static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **out_ring,
+                          km_error *error)
 {
     uint32_t ring_log2 = ring_log2_for(segment_size);
     km_status rc = KM_OK;
@@ -216,10 +225,12 @@ static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
 {
     if (log->last_number - log->first_number + 2 >= LOG_SLOT_COUNT)
-        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit", LOG_SLOT_COUNT);
+        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
+                        LOG_SLOT_COUNT);
     if (log->options.size_max &&
         atomic_load_explicit(&log->file_bytes, memory_order_relaxed) + size > log->options.size_max)
-        return km__fail(error, KM_E_FULL, "log", 0, 0, "the log has reached log_size_max (%llu bytes)",
+        return km__fail(error, KM_E_FULL, "log", 0, 0,
+                        "the log has reached log_size_max (%llu bytes)",
                         (unsigned long long)log->options.size_max);
     return KM_OK;
 }
@@ -228,21 +239,24 @@ km_status km__log_prepare_one(struct log *log, km_error *error)
 {
     struct segment *last = km__segment_at(log, log->last_number);
     struct segment *segment = NULL;
-    struct ring *ring = NULL;
-    uint64_t size = next_size(log);
+    struct segment_plan plan = {last->number + 1, next_size(log),
+                                km__position(last->number, last->size),
+                                last->linear_start + last->size, NULL};
     km_status rc;
 
     if (atomic_load_explicit(&log->special_pending, memory_order_relaxed))
         return KM_OK; /* its owner makes the next segment; look again when it has */
-    if (!last->is_special && size < last->size && last->size <= SEGMENT_SIZE_USUAL_MAX)
-        size = last->size; /* never smaller: a unit that was small enough stays so */
-    rc = km__log_check_limits(log, size, error);
-    if (rc) return rc;
-    rc = ring_for(log, size, &ring, error);
-    if (rc) return rc;
-    rc = km__segment_create(log, last->number + 1, size, km__position(last->number, last->size),
-                            last->linear_start + last->size, ring, &segment, error);
-    if (rc) return rc;
+    if (!last->is_special && plan.size < last->size && last->size <= SEGMENT_SIZE_USUAL_MAX)
+        plan.size = last->size; /* never smaller: a unit that was small enough stays so */
+    rc = km__log_check_limits(log, plan.size, error);
+    if (rc)
+        return rc;
+    rc = ring_for(log, plan.size, &plan.ring, error);
+    if (rc)
+        return rc;
+    rc = km__segment_create(log, &plan, &segment, error);
+    if (rc)
+        return rc;
     km__segment_enter(log, segment);
     atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
     return KM_OK;
@@ -262,7 +276,7 @@ km_status km__log_remove_ready(struct log *log, uint32_t active_number)
         if (!log->in_memory && !rc)
             rc = ops->unlink(log->options.log_dir, name);
         if (!log->in_memory && !rc)
-            rc = ops->sync_dir(log->options.log_dir); /* each: a crash must not leave the later alone */
+            rc = ops->sync_dir(log->options.log_dir); /* each: the later must not stay alone */
         log->segments[log->last_number % LOG_SLOT_COUNT] = NULL;
         atomic_fetch_sub_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
         km__segment_destroy(log, segment);
@@ -306,7 +320,8 @@ static int seal_segment(struct log *log, struct segment *segment)
     memory->memory = segment->memory;
     memory->size = segment->size;
     /* pairs with km__log_record_at(): the mapping shows what the flusher wrote */
-    atomic_store_explicit(&slot->base, (uintptr_t)segment->mapping | (log->options.verify_reads ? 1 : 0),
+    atomic_store_explicit(&slot->base,
+                          (uintptr_t)segment->mapping | (log->options.verify_reads ? 1 : 0),
                           memory_order_release);
     segment->memory = NULL;
     km__retire(log->options.reclaimer, &memory->retired, unmap_retired, memory);
@@ -315,8 +330,7 @@ static int seal_segment(struct log *log, struct segment *segment)
 
 static void close_durable(struct log *log)
 {
-    uint32_t durable_number =
-        km__position_number(atomic_load_explicit(&log->durable, memory_order_acquire));
+    uint32_t durable_number = km__position_number(km__log_durable(log));
 
     km__mutex_lock(&log->sync_lock);
     while (log->open_number < durable_number) {
@@ -336,8 +350,9 @@ static void close_durable(struct log *log)
 /* Everything below `flushed` is in its file and no writer is inside: the tail has passed. */
 void km__log_seal_flushed(struct log *log)
 {
-    uint32_t flushed_number =
-        km__position_number(atomic_load_explicit(&log->flushed, memory_order_acquire));
+    /* pairs with flush_segment(): the files have it all */
+    uint32_t flushed_number = km__position_number(
+        atomic_load_explicit(&log->flushed, memory_order_acquire));
 
     if (log->in_memory)
         return;

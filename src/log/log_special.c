@@ -40,9 +40,11 @@ static km_status create_special(struct log *log, uint64_t unit_size, struct segm
     km__mutex_lock(&log->prepare_lock);
     rc = km__log_check_limits(log, size, NULL);
     km__mutex_unlock(&log->prepare_lock);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     segment = km__allocate(&log->os->allocator, sizeof(*segment));
-    if (!segment) return KM_E_NO_MEMORY;
+    if (!segment)
+        return KM_E_NO_MEMORY;
     segment->is_special = 1;
     segment->size = size;
     segment->memory = km__map_pages(&log->os->allocator, size);
@@ -95,7 +97,8 @@ static void sum_records(struct log *log, struct segment *segment, uint64_t unit_
 
         if (size != unit_size) /* one of several: its payload's sum was not kept */
             crc = km__crc32c(0, p + payload_offset, size - payload_offset);
-        km__store32(p, km__record_sum(p, crc, km__log_place(log, km__position(segment->number, offset))));
+        km__store32(
+            p, km__record_sum(p, crc, km__log_place(log, km__position(segment->number, offset))));
         offset += size;
     }
     if (segment->size - end >= RECORD_HEADER_SIZE)
@@ -110,6 +113,7 @@ static uint32_t detach_ready(struct log *log)
 
     km__mutex_lock(&log->switch_lock);
     atomic_store_explicit(&log->special_pending, 1, memory_order_relaxed);
+    /* the orders pair with those of switch_locked() and step_to_next() */
     number = km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire));
     active = km__segment_at(log, number);
     atomic_store_explicit(&active->next, 0, memory_order_release);
@@ -125,6 +129,7 @@ static km_status place_special(struct log *log, struct log_space *space, uint64_
     struct segment *segment = space->segment;
     uint32_t active_number = detach_ready(log);
     struct segment *active = km__segment_at(log, active_number);
+    uint64_t padding_at = SEGMENT_HEADER_SIZE + space->size;
     char name[SEGMENT_NAME_SIZE];
     km_status rc = km__log_remove_ready(log, active_number);
 
@@ -140,6 +145,9 @@ static km_status place_special(struct log *log, struct log_space *space, uint64_
         if (!rc)
             rc = ops->write_at(segment->file, SEGMENT_HEADER_SIZE, space->bytes,
                                written_from - SEGMENT_HEADER_SIZE);
+        if (!rc && padding_at >= written_from && segment->size - padding_at >= RECORD_HEADER_SIZE)
+            rc = ops->write_at(segment->file, padding_at, segment->memory + padding_at,
+                               RECORD_HEADER_SIZE);
         if (!rc)
             rc = km__log_publish_file(log, segment->file, special_name, name);
     }
@@ -184,6 +192,7 @@ void km__log_special_take(struct log *log, struct log_space *space)
     uint64_t tail, end = km__position(segment->number, segment->size);
 
     km__mutex_lock(&log->switch_lock);
+    /* the orders pair with those of km__log_reserve() */
     tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     while (!atomic_compare_exchange_weak_explicit(&log->tail, &tail, end, memory_order_acq_rel,
                                                   memory_order_acquire)) {
@@ -191,7 +200,8 @@ void km__log_special_take(struct log *log, struct log_space *space)
     }
     atomic_store_explicit(&log->special_pending, 0, memory_order_relaxed);
     km__mutex_unlock(&log->switch_lock);
-    km__log_write_padding(log, km__segment_at(log, km__position_number(tail)), km__position_offset(tail));
+    km__log_write_padding(log, km__segment_at(log, km__position_number(tail)),
+                          km__position_offset(tail));
     km__mutex_unlock(&log->special_lock);
     km__log_wake_preparer(log);
 }
@@ -205,6 +215,7 @@ void km__log_special_cancel(struct log *log, struct log_space *space)
     if (segment->number && log->last_number == segment->number) {
         uint32_t previous = segment->number - 1;
 
+        /* pairs with switch_locked() */
         atomic_store_explicit(&km__segment_at(log, previous)->next, 0, memory_order_release);
         log->segments[segment->number % LOG_SLOT_COUNT] = NULL;
         log->last_number = previous;
@@ -212,7 +223,8 @@ void km__log_special_cancel(struct log *log, struct log_space *space)
     }
     atomic_store_explicit(&log->special_pending, 0, memory_order_relaxed);
     if (!log->in_memory) {
-        km__ignore(log->os->ops->unlink(log->options.log_dir, special_name), "it may have been renamed");
+        km__ignore(log->os->ops->unlink(log->options.log_dir, special_name),
+                   "it may have been renamed");
         km__segment_name(segment->number, name);
         if (segment->number)
             km__ignore(log->os->ops->unlink(log->options.log_dir, name),

@@ -6,7 +6,8 @@
  *   syncer     once an interval: syncs what is not durable, writes MARKS
  *   preparer   keeps segments ready, seals flushed ones, frees retired memory
  *
- * Each step can also be taken by a caller that needs it now, or by a test that runs without threads.
+ * Each step can also be taken by a caller that needs it now, or by a test that runs without
+ * threads.
  */
 #include "log/log_internal.h"
 
@@ -24,7 +25,8 @@ void km__log_wake_preparer(struct log *log)
 
 static int is_stopping(struct log *log)
 {
-    return atomic_load_explicit(&log->stopping, memory_order_acquire); /* pairs with km__log_stop_threads() */
+    return atomic_load_explicit(&log->stopping,
+                                memory_order_acquire); /* pairs with km__log_stop_threads() */
 }
 
 /* ---- flusher ----------------------------------------------------------------------------- */
@@ -60,11 +62,11 @@ static void run_flusher(void *context)
 
 /* ---- syncer ------------------------------------------------------------------------------ */
 
-static void sync_once(struct log *log)
+void km__log_sync_once(struct log *log)
 {
     km__ignore(km__log_sync(log), "a failure is recorded where it happens");
     km__mutex_lock(&log->sync_lock);
-    if (!km__log_writable(log) && log->marks.durable < km__log_durable(log))
+    if (!log->in_memory && !km__log_writable(log) && log->marks.durable < km__log_durable(log))
         km__ignore(km__log_write_marks(log, 0), "a failure is recorded where it happens");
     km__mutex_unlock(&log->sync_lock);
 }
@@ -82,19 +84,22 @@ static void run_syncer(void *context)
             break;
         }
         km__eventcount_wait(&log->sync_event, ticket, interval_ns);
-        sync_once(log);
+        km__log_sync_once(log);
     }
 }
 
 /* ---- preparer ---------------------------------------------------------------------------- */
 
-/* Not before half of the first segment is used: opening a store for a few changes makes no files. */
+/* Not before half of the first segment is used: opening a store for a few changes makes no files.
+ */
 static int wants_segment(struct log *log)
 {
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
 
-    if (atomic_load_explicit(&log->ready_count, memory_order_relaxed) >= READY_COUNT ||
+    uint32_t wanted = km__log_is_busy(log) ? READY_COUNT_BUSY : READY_COUNT;
+
+    if (atomic_load_explicit(&log->ready_count, memory_order_relaxed) >= wanted ||
         atomic_load_explicit(&log->special_pending, memory_order_relaxed) || km__log_writable(log))
         return 0;
     return segment->number != log->start_number || km__position_offset(tail) > segment->size / 2;
@@ -105,7 +110,7 @@ km_status km__log_housekeep(struct log *log)
     km_status rc = KM_OK;
 
     km__mutex_lock(&log->prepare_lock);
-    while (!rc && wants_segment(log)) /* at most READY_COUNT turns */
+    while (!rc && wants_segment(log)) /* at most READY_COUNT_BUSY turns */
         rc = km__log_prepare_one(log, NULL);
     km__log_seal_flushed(log);
     km__mutex_unlock(&log->prepare_lock);
@@ -139,13 +144,16 @@ km_status km__log_start_threads(struct log *log)
     if (!log->options.background)
         return KM_OK;
     rc = km__thread_start(&log->flusher, "km-flusher", run_flusher, log);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     log->threads_started = 1;
     rc = km__thread_start(&log->preparer, "km-preparer", run_preparer, log);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     log->threads_started = 2;
     rc = km__thread_start(&log->syncer, "km-syncer", run_syncer, log);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     log->threads_started = 3;
     return KM_OK;
 }

@@ -37,33 +37,20 @@ km_status km__os_linux_fail(int os_error)
     km_status status = KM_E_IO;
 
     switch (os_error) {
-    case ENOENT:
-        status = KM_NOT_FOUND;
-        break;
-    case EEXIST:
-        status = KM_EXISTS;
-        break;
+    case ENOENT: status = KM_NOT_FOUND; break;
+    case EEXIST: status = KM_EXISTS; break;
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
-        status = KM_E_FULL;
-        break;
+    case EFBIG: status = KM_E_FULL; break;
     case EMFILE:
-    case ENFILE:
-        status = KM_E_LIMIT;
-        break;
-    case ENOMEM:
-        status = KM_E_NO_MEMORY;
-        break;
-    case ELOOP:        /* O_NOFOLLOW met a symbolic link */
+    case ENFILE: status = KM_E_LIMIT; break;
+    case ENOMEM: status = KM_E_NO_MEMORY; break;
+    case ELOOP: /* O_NOFOLLOW met a symbolic link */
     case EISDIR:
     case ENOTDIR:
-    case ENXIO:        /* open of a socket, or of a device without a driver */
-    case ENAMETOOLONG:
-        status = KM_E_INVALID;
-        break;
-    default:
-        break;
+    case ENXIO: /* open of a socket, or of a device without a driver */
+    case ENAMETOOLONG: status = KM_E_INVALID; break;
+    default: break;
     }
     return km__os_linux_fail_as(status, os_error);
 }
@@ -89,7 +76,8 @@ static uint64_t os_linux_wall_ms(struct os *os)
 
     (void)os;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (now.tv_sec < 0) return 0; /* a clock set before 1970 */
+    if (now.tv_sec < 0)
+        return 0; /* a clock set before 1970 */
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
@@ -100,8 +88,10 @@ static km_status os_linux_random(struct os *os, void *bytes, size_t size)
     (void)os;
     while (size > 0) {
         ssize_t got = getrandom(next, size, 0);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return km__os_linux_fail_as(KM_E_IO, errno);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return km__os_linux_fail_as(KM_E_IO, errno);
         next += got;
         size -= (size_t)got;
     }
@@ -110,8 +100,10 @@ static km_status os_linux_random(struct os *os, void *bytes, size_t size)
 
 static int os_linux_hex_digit(char c)
 {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
     return -1;
 }
 
@@ -124,11 +116,13 @@ static void os_linux_parse_boot_id(const char *text, size_t size, uint8_t id[OS_
     memset(id, 0, OS_BOOT_ID_SIZE);
     for (i = 0; i < size && digit_count < 2 * OS_BOOT_ID_SIZE; i++) {
         int digit = os_linux_hex_digit(text[i]);
-        if (digit < 0) continue;
+        if (digit < 0)
+            continue;
         id[digit_count / 2] = (uint8_t)(id[digit_count / 2] << 4 | digit);
         digit_count++;
     }
-    if (digit_count < 2 * OS_BOOT_ID_SIZE) memset(id, 0, OS_BOOT_ID_SIZE);
+    if (digit_count < 2 * OS_BOOT_ID_SIZE)
+        memset(id, 0, OS_BOOT_ID_SIZE);
 }
 
 static void os_linux_boot_id(struct os *os, uint8_t id[OS_BOOT_ID_SIZE])
@@ -154,7 +148,8 @@ static uint32_t os_linux_process_id(struct os *os)
 static int os_linux_process_exists(struct os *os, uint32_t process_id)
 {
     (void)os;
-    if (process_id == 0 || process_id > INT_MAX) return 0; /* kill() would take it as a group */
+    if (process_id == 0 || process_id > INT_MAX)
+        return 0; /* kill() would take it as a group */
     return kill((pid_t)process_id, 0) == 0 || errno == EPERM;
 }
 
@@ -177,7 +172,8 @@ static km_status os_linux_open_notify_fd(struct os *os, int *out_fd)
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
     (void)os;
-    if (fd < 0) return km__os_linux_fail(errno);
+    if (fd < 0)
+        return km__os_linux_fail(errno);
     *out_fd = fd;
     return KM_OK;
 }
@@ -197,7 +193,8 @@ static void os_linux_notify_fd(struct os *os, int fd)
 static void os_linux_close_notify_fd(struct os *os, int fd)
 {
     (void)os;
-    if (fd >= 0) close(fd);
+    if (fd >= 0)
+        close(fd);
 }
 
 static const struct os_ops os_linux_ops = {
@@ -238,15 +235,17 @@ static const struct os_ops os_linux_ops = {
 
 struct os *km__os_linux(void)
 {
-    static struct os machine = { /* never changed; not const only because tables are passed so */
+    static struct os machine = {
+        /* never changed; not const only because tables are passed so */
         .ops = &os_linux_ops,
-        .allocator = {
-            .context = NULL,
-            .allocate = km__os_linux_allocate_memory,
-            .release = km__os_linux_release_memory,
-            .map_pages = km__os_linux_map_pages,
-            .unmap_pages = km__os_linux_unmap_pages,
-        },
+        .allocator =
+            {
+                .context = NULL,
+                .allocate = km__os_linux_allocate_memory,
+                .release = km__os_linux_release_memory,
+                .map_pages = km__os_linux_map_pages,
+                .unmap_pages = km__os_linux_unmap_pages,
+            },
     };
 
     return &machine;

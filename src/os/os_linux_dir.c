@@ -21,16 +21,18 @@
 
 int km__os_linux_name_is_valid(const char *name)
 {
-    if (name[0] == '\0' || strchr(name, '/')) return 0;
+    if (name[0] == '\0' || strchr(name, '/'))
+        return 0;
     return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-static km_status os_linux_open_dir_at(struct os *os, int parent_fd, const char *path, int extra_flags,
-                                      struct os_dir **out_dir)
+static km_status os_linux_open_dir_at(struct os *os, int parent_fd, const char *path,
+                                      int extra_flags, struct os_dir **out_dir)
 {
     struct os_dir *dir = km__allocate(&os->allocator, sizeof(*dir));
 
-    if (!dir) return km__os_linux_fail_as(KM_E_NO_MEMORY, ENOMEM);
+    if (!dir)
+        return km__os_linux_fail_as(KM_E_NO_MEMORY, ENOMEM);
     dir->os = os;
     dir->fd = openat(parent_fd, path, OS_LINUX_DIR_FLAGS | extra_flags);
     if (dir->fd < 0) {
@@ -49,20 +51,23 @@ km_status km__os_linux_open_dir(struct os *os, const char *path, struct os_dir *
 
 km_status km__os_linux_open_subdir(struct os_dir *dir, const char *name, struct os_dir **out_dir)
 {
-    if (!km__os_linux_name_is_valid(name)) return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (!km__os_linux_name_is_valid(name))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
     return os_linux_open_dir_at(dir->os, dir->fd, name, O_NOFOLLOW, out_dir);
 }
 
 void km__os_linux_close_dir(struct os_dir *dir)
 {
-    if (!dir) return;
+    if (!dir)
+        return;
     close(dir->fd); /* nothing was written through it that close could report */
     km__release(&dir->os->allocator, dir, sizeof(*dir));
 }
 
 static km_status os_linux_sync_dir_fd(int fd)
 {
-    if (fsync(fd) != 0) return km__os_linux_fail_as(KM_E_IO, errno);
+    if (fsync(fd) != 0)
+        return km__os_linux_fail_as(KM_E_IO, errno);
     return KM_OK;
 }
 
@@ -81,7 +86,8 @@ static void os_linux_cut_to_parent(char *path)
         size--;
     }
     path[size] = '\0';
-    if (size == 0) strcpy(path, ".");
+    if (size == 0)
+        strcpy(path, ".");
 }
 
 km_status km__os_linux_create_dir(struct os *os, const char *path)
@@ -92,13 +98,17 @@ km_status km__os_linux_create_dir(struct os *os, const char *path)
     int fd;
 
     (void)os;
-    if (size == 0) return km__os_linux_fail(ENOENT);
-    if (size >= sizeof(parent)) return km__os_linux_fail(ENAMETOOLONG);
+    if (size == 0)
+        return km__os_linux_fail(ENOENT);
+    if (size >= sizeof(parent))
+        return km__os_linux_fail(ENAMETOOLONG);
     memcpy(parent, path, size + 1);
-    if (mkdir(path, 0700) != 0) return km__os_linux_fail(errno);
+    if (mkdir(path, 0700) != 0)
+        return km__os_linux_fail(errno);
     os_linux_cut_to_parent(parent);
     fd = open(parent, OS_LINUX_DIR_FLAGS);
-    if (fd < 0) return km__os_linux_fail(errno);
+    if (fd < 0)
+        return km__os_linux_fail(errno);
     rc = os_linux_sync_dir_fd(fd);
     close(fd);
     return rc;
@@ -106,8 +116,10 @@ km_status km__os_linux_create_dir(struct os *os, const char *path)
 
 km_status km__os_linux_create_subdir(struct os_dir *dir, const char *name)
 {
-    if (!km__os_linux_name_is_valid(name)) return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
-    if (mkdirat(dir->fd, name, 0700) != 0) return km__os_linux_fail(errno);
+    if (!km__os_linux_name_is_valid(name))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (mkdirat(dir->fd, name, 0700) != 0)
+        return km__os_linux_fail(errno);
     return KM_OK;
 }
 
@@ -116,8 +128,8 @@ km_status km__os_linux_sync_dir(struct os_dir *dir)
     return os_linux_sync_dir_fd(dir->fd);
 }
 
-static km_status os_linux_visit_all(DIR *stream, km_status (*visit)(void *context, const char *name),
-                                    void *context)
+static km_status
+os_linux_visit_all(DIR *stream, km_status (*visit)(void *context, const char *name), void *context)
 {
     for (;;) {
         struct dirent *entry;
@@ -125,11 +137,15 @@ static km_status os_linux_visit_all(DIR *stream, km_status (*visit)(void *contex
 
         errno = 0; /* readdir() returns NULL at the end as well as on an error */
         entry = readdir(stream);
-        if (!entry && errno != 0) return km__os_linux_fail(errno);
-        if (!entry) return KM_OK;
-        if (!km__os_linux_name_is_valid(entry->d_name)) continue; /* . and .. */
+        if (!entry && errno != 0)
+            return km__os_linux_fail(errno);
+        if (!entry)
+            return KM_OK;
+        if (!km__os_linux_name_is_valid(entry->d_name))
+            continue; /* . and .. */
         rc = visit(context, entry->d_name);
-        if (rc) return rc;
+        if (rc)
+            return rc;
     }
 }
 
@@ -141,7 +157,8 @@ km_status km__os_linux_list(struct os_dir *dir, km_status (*visit)(void *context
     DIR *stream;
     km_status rc;
 
-    if (fd < 0) return km__os_linux_fail(errno);
+    if (fd < 0)
+        return km__os_linux_fail(errno);
     stream = fdopendir(fd);
     if (!stream) {
         int os_error = errno;
@@ -167,7 +184,9 @@ km_status km__os_linux_rename(struct os_dir *dir, const char *from, const char *
 
 km_status km__os_linux_unlink(struct os_dir *dir, const char *name)
 {
-    if (!km__os_linux_name_is_valid(name)) return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
-    if (unlinkat(dir->fd, name, 0) != 0) return km__os_linux_fail(errno);
+    if (!km__os_linux_name_is_valid(name))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (unlinkat(dir->fd, name, 0) != 0)
+        return km__os_linux_fail(errno);
     return KM_OK;
 }

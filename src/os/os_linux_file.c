@@ -6,8 +6,8 @@
  *     nobody, whatever stands at the name.
  * I2. The bytes of a write are all in the page cache when it returns KM_OK; no call is tried again
  *     after an error but EINTR.
- * I3. A lock is given up by the process that took it: by its close, or by its end. A forked child that
- *     closes its copy of the handle leaves the parent's lock alone.
+ * I3. A lock is given up by the process that took it: by its close, or by its end. A forked child
+ *     that closes its copy of the handle leaves the parent's lock alone.
  */
 #include "os/os_linux_internal.h"
 
@@ -26,13 +26,10 @@ static int os_linux_open_flags(enum os_open_mode mode)
     int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
     switch (mode) {
-    case OS_OPEN_WRITE:
-        return flags | O_RDWR;
-    case OS_CREATE_NEW:
-        return flags | O_RDWR | O_CREAT | O_EXCL;
+    case OS_OPEN_WRITE: return flags | O_RDWR;
+    case OS_CREATE_NEW: return flags | O_RDWR | O_CREAT | O_EXCL;
     case OS_OPEN_READ:
-    default:
-        return flags | O_RDONLY;
+    default: return flags | O_RDONLY;
     }
 }
 
@@ -43,7 +40,8 @@ static km_status os_linux_open_regular(int dir_fd, const char *name, enum os_ope
     km_status rc = KM_OK;
     int fd = openat(dir_fd, name, os_linux_open_flags(mode), 0600);
 
-    if (fd < 0) return km__os_linux_fail(errno);
+    if (fd < 0)
+        return km__os_linux_fail(errno);
     if (fstat(fd, &status) != 0) {
         rc = km__os_linux_fail(errno);
     } else if (!S_ISREG(status.st_mode)) {
@@ -63,9 +61,11 @@ km_status km__os_linux_open_file(struct os_dir *dir, const char *name, enum os_o
     struct os_file *file;
     km_status rc;
 
-    if (!km__os_linux_name_is_valid(name)) return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (!km__os_linux_name_is_valid(name))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
     file = km__allocate(&dir->os->allocator, sizeof(*file)); /* before the open may create a file */
-    if (!file) return km__os_linux_fail_as(KM_E_NO_MEMORY, ENOMEM);
+    if (!file)
+        return km__os_linux_fail_as(KM_E_NO_MEMORY, ENOMEM);
     file->os = dir->os;
     rc = os_linux_open_regular(dir->fd, name, mode, &file->fd);
     if (rc) {
@@ -94,10 +94,12 @@ static void os_linux_unlock(struct os_file *file)
 
 void km__os_linux_close_file(struct os_file *file)
 {
-    if (!file) return;
+    if (!file)
+        return;
     /* A child has our open file description too, and with it the lock, until it ends or execs:
      * our close alone would not free it (I3). */
-    if (file->is_locked && file->lock_pid == (uint32_t)getpid()) os_linux_unlock(file);
+    if (file->is_locked && file->lock_pid == (uint32_t)getpid())
+        os_linux_unlock(file);
     close(file->fd); /* nothing to learn: what had to be on disk was synced */
     km__release(&file->os->allocator, file, sizeof(*file));
 }
@@ -115,7 +117,8 @@ km_status km__os_linux_lock(struct os_file *file, enum os_lock kind)
     if (failed && (errno == EAGAIN || errno == EACCES)) {
         return km__os_linux_fail_as(KM_E_LOCKED, errno);
     }
-    if (failed) return km__os_linux_fail(errno);
+    if (failed)
+        return km__os_linux_fail(errno);
     file->is_locked = 1;
     file->flock_used = flock_used;
     file->lock_pid = (uint32_t)getpid();
@@ -126,7 +129,8 @@ km_status km__os_linux_file_size(struct os_file *file, uint64_t *out_size)
 {
     struct stat status;
 
-    if (fstat(file->fd, &status) != 0) return km__os_linux_fail(errno);
+    if (fstat(file->fd, &status) != 0)
+        return km__os_linux_fail(errno);
     *out_size = (uint64_t)status.st_size;
     return KM_OK;
 }
@@ -137,9 +141,12 @@ km_status km__os_linux_read_at(struct os_file *file, uint64_t offset, void *buff
 
     while (size > 0) {
         ssize_t got = pread(file->fd, next, size, (off_t)offset);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return km__os_linux_fail(errno);
-        if (got == 0) return km__os_linux_fail_as(KM_E_IO, 0); /* the file ends before */
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return km__os_linux_fail(errno);
+        if (got == 0)
+            return km__os_linux_fail_as(KM_E_IO, 0); /* the file ends before */
         next += got;
         offset += (uint64_t)got;
         size -= (size_t)got;
@@ -153,24 +160,32 @@ static km_status os_linux_check_size_limit(uint64_t end)
 {
     struct rlimit limit;
 
-    if (end > INT64_MAX) return km__os_linux_fail(EFBIG);
-    if (getrlimit(RLIMIT_FSIZE, &limit) != 0) return KM_OK;
-    if (limit.rlim_cur != RLIM_INFINITY && end > limit.rlim_cur) return km__os_linux_fail(EFBIG);
+    if (end > INT64_MAX)
+        return km__os_linux_fail(EFBIG);
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0)
+        return KM_OK;
+    if (limit.rlim_cur != RLIM_INFINITY && end > limit.rlim_cur)
+        return km__os_linux_fail(EFBIG);
     return KM_OK;
 }
 
-km_status km__os_linux_write_at(struct os_file *file, uint64_t offset, const void *bytes, size_t size)
+km_status km__os_linux_write_at(struct os_file *file, uint64_t offset, const void *bytes,
+                                size_t size)
 {
     const uint8_t *next = bytes;
     km_status rc;
 
     rc = os_linux_check_size_limit(offset > UINT64_MAX - size ? UINT64_MAX : offset + size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     while (size > 0) {
         ssize_t put = pwrite(file->fd, next, size, (off_t)offset);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return km__os_linux_fail(errno);
-        if (put == 0) return km__os_linux_fail(EIO); /* no progress and no reason given */
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return km__os_linux_fail(errno);
+        if (put == 0)
+            return km__os_linux_fail(EIO); /* no progress and no reason given */
         next += put;
         offset += (uint64_t)put;
         size -= (size_t)put;
@@ -197,7 +212,8 @@ static km_status os_linux_append_zeros(struct os_file *file, uint64_t offset, ui
         uint64_t left = end - offset;
         size_t size = left < sizeof(zeros) ? (size_t)left : sizeof(zeros);
         km_status rc = km__os_linux_write_at(file, offset, zeros, size);
-        if (rc) return rc;
+        if (rc)
+            return rc;
         offset += size;
     }
     return KM_OK;
@@ -210,8 +226,10 @@ static km_status os_linux_reserve(struct os_file *file, uint64_t old_size, uint6
     do {
         failed = fallocate(file->fd, 0, 0, (off_t)size);
     } while (failed && errno == EINTR);
-    if (!failed) return KM_OK;
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return os_linux_append_zeros(file, old_size, size);
+    if (!failed)
+        return KM_OK;
+    if (errno == EOPNOTSUPP || errno == ENOSYS)
+        return os_linux_append_zeros(file, old_size, size);
     return km__os_linux_fail(errno);
 }
 
@@ -221,12 +239,16 @@ km_status km__os_linux_allocate(struct os_file *file, uint64_t size)
     km_status rc;
 
     rc = km__os_linux_file_size(file, &old_size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = os_linux_check_size_limit(size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (size < old_size || size == 0) {
-        if (os_linux_set_size(file->fd, size) != 0) return km__os_linux_fail(errno);
-        if (size == 0) return KM_OK;
+        if (os_linux_set_size(file->fd, size) != 0)
+            return km__os_linux_fail(errno);
+        if (size == 0)
+            return KM_OK;
     }
     rc = os_linux_reserve(file, old_size, size);
     if (rc && size > old_size) {
@@ -240,6 +262,7 @@ km_status km__os_linux_sync(struct os_file *file)
 {
     /* Whatever the cause, even "no space" of delayed allocation: the written bytes are in doubt, so
      * it is never the clean KM_E_FULL. */
-    if (fdatasync(file->fd) != 0) return km__os_linux_fail_as(KM_E_IO, errno);
+    if (fdatasync(file->fd) != 0)
+        return km__os_linux_fail_as(KM_E_IO, errno);
     return KM_OK;
 }

@@ -18,7 +18,7 @@ struct os_dir {
 struct os_file {
     struct os *os;
     int fd;
-    int is_locked;    /* by lock(); flock_used tells how */
+    int is_locked; /* by lock(); flock_used tells how */
     int flock_used;
     uint32_t lock_pid; /* the process that locked: a forked child must not unlock */
 };
@@ -29,13 +29,14 @@ KM_INTERNAL km_status km__os_linux_fail_as(km_status status, int os_error);
 /* Keep `os_error` for last_error() and return the status that os.h gives it. */
 KM_INTERNAL km_status km__os_linux_fail(int os_error);
 
-/* Address space of `size` bytes that begins at a multiple of 2 MiB, without access. NULL: see errno.
- * The range is whole pages; it is released by munmap() of those. */
+/* Address space of `size` bytes that begins at a multiple of 2 MiB, without access. NULL: see
+ * errno. The range is whole pages; it is released by munmap() of those. */
 KM_INTERNAL void *km__os_linux_reserve_aligned(size_t size);
 
 /* The operations, each as os.h describes it. os_linux_dir.c: */
 KM_INTERNAL int km__os_linux_name_is_valid(const char *name);
-KM_INTERNAL km_status km__os_linux_open_dir(struct os *os, const char *path, struct os_dir **out_dir);
+KM_INTERNAL km_status km__os_linux_open_dir(struct os *os, const char *path,
+                                            struct os_dir **out_dir);
 KM_INTERNAL km_status km__os_linux_create_dir(struct os *os, const char *path);
 KM_INTERNAL km_status km__os_linux_open_subdir(struct os_dir *dir, const char *name,
                                                struct os_dir **out_dir);
@@ -55,8 +56,8 @@ KM_INTERNAL void km__os_linux_close_file(struct os_file *file);
 KM_INTERNAL km_status km__os_linux_file_size(struct os_file *file, uint64_t *out_size);
 KM_INTERNAL km_status km__os_linux_read_at(struct os_file *file, uint64_t offset, void *buffer,
                                            size_t size);
-KM_INTERNAL km_status km__os_linux_write_at(struct os_file *file, uint64_t offset, const void *bytes,
-                                            size_t size);
+KM_INTERNAL km_status km__os_linux_write_at(struct os_file *file, uint64_t offset,
+                                            const void *bytes, size_t size);
 KM_INTERNAL km_status km__os_linux_allocate(struct os_file *file, uint64_t size);
 KM_INTERNAL km_status km__os_linux_sync(struct os_file *file);
 KM_INTERNAL km_status km__os_linux_lock(struct os_file *file, enum os_lock kind);

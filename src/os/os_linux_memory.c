@@ -40,12 +40,15 @@ void *km__os_linux_reserve_aligned(size_t size)
     }
     start = mmap(NULL, kept_size + OS_LINUX_HUGE_PAGE, PROT_NONE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED) return NULL;
+    if (start == MAP_FAILED)
+        return NULL;
     before_size = (size_t)(-(uintptr_t)start & (OS_LINUX_HUGE_PAGE - 1));
     after_size = OS_LINUX_HUGE_PAGE - before_size;
     aligned = start + before_size;
-    if (before_size > 0) munmap(start, before_size);
-    if (after_size > 0) munmap(aligned + kept_size, after_size);
+    if (before_size > 0)
+        munmap(start, before_size);
+    if (after_size > 0)
+        munmap(aligned + kept_size, after_size);
     return aligned;
 }
 
@@ -58,13 +61,15 @@ static km_status os_linux_map_file(struct os_file *file, size_t size, int protec
 
     if (size >= OS_LINUX_HUGE_PAGE) {
         wanted = km__os_linux_reserve_aligned(size);
-        if (!wanted) return km__os_linux_fail(errno);
+        if (!wanted)
+            return km__os_linux_fail(errno);
         flags |= MAP_FIXED; /* over our own reservation */
     }
     bytes = mmap(wanted, size, protection, flags, file->fd, 0);
     if (bytes == MAP_FAILED) {
         int os_error = errno;
-        if (wanted) munmap(wanted, os_linux_whole_pages(size));
+        if (wanted)
+            munmap(wanted, os_linux_whole_pages(size));
         return km__os_linux_fail(os_error);
     }
     *out_bytes = bytes;
@@ -76,11 +81,15 @@ static km_status os_linux_check_mapping(struct os_file *file, uint64_t size)
     uint64_t file_size = 0;
     km_status rc;
 
-    if (size == 0) return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
-    if (size > SIZE_MAX) return km__os_linux_fail(ENOMEM);
+    if (size == 0)
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (size > SIZE_MAX)
+        return km__os_linux_fail(ENOMEM);
     rc = km__os_linux_file_size(file, &file_size);
-    if (rc) return rc;
-    if (size > file_size) return km__os_linux_fail_as(KM_E_IO, 0); /* I1 */
+    if (rc)
+        return rc;
+    if (size > file_size)
+        return km__os_linux_fail_as(KM_E_IO, 0); /* I1 */
     return KM_OK;
 }
 
@@ -90,9 +99,11 @@ km_status km__os_linux_map_read(struct os_file *file, uint64_t size, const uint8
     km_status rc;
 
     rc = os_linux_check_mapping(file, size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = os_linux_map_file(file, (size_t)size, PROT_READ, MAP_SHARED, &bytes);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     /*
      * Advice for random reads, and no MADV_HUGEPAGE. Measured on ext4 under Linux 6.18, 64 MiB file
      * written in 4 MiB pieces, one byte at random places:
@@ -117,14 +128,16 @@ km_status km__os_linux_map_shared(struct os_file *file, uint64_t size, uint8_t *
     km_status rc;
 
     rc = os_linux_check_mapping(file, size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = os_linux_map_file(file, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
                            &bytes);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (madvise(bytes, (size_t)size, MADV_DONTFORK) != 0) goto fail;
-    /* MAP_POPULATE reads the pages in but leaves them write-protected, so that each first store would
-     * fault, and on a full disk end in SIGBUS. This makes them writable now, or says why not. EINVAL:
-     * the kernel is older than the advice. */
+    /* MAP_POPULATE reads the pages in but leaves them write-protected, so that each first store
+     * would fault, and on a full disk end in SIGBUS. This makes them writable now, or says why not.
+     * EINVAL: the kernel is older than the advice. */
     if (madvise(bytes, (size_t)size, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) goto fail;
     *out_bytes = bytes;
     return KM_OK;
@@ -137,7 +150,8 @@ fail:
 void km__os_linux_unmap(struct os *os, const uint8_t *bytes, uint64_t size)
 {
     (void)os;
-    if (bytes) munmap((void *)(uintptr_t)bytes, (size_t)size);
+    if (bytes)
+        munmap((void *)(uintptr_t)bytes, (size_t)size);
 }
 
 km_status km__os_linux_fork_word(struct os *os, uint64_t **out_word)
@@ -147,7 +161,8 @@ km_status km__os_linux_fork_word(struct os *os, uint64_t **out_word)
 
     (void)os;
     word = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (word == MAP_FAILED) return km__os_linux_fail(errno);
+    if (word == MAP_FAILED)
+        return km__os_linux_fail(errno);
     if (madvise(word, size, MADV_WIPEONFORK) != 0) {
         munmap(word, size);
         word = NULL; /* before Linux 4.14: there is no such thing */
@@ -161,7 +176,8 @@ km_status km__os_linux_fork_word(struct os *os, uint64_t **out_word)
 void km__os_linux_release_fork_word(struct os *os, uint64_t *word)
 {
     (void)os;
-    if (word) munmap(word, os_linux_whole_pages(sizeof(*word)));
+    if (word)
+        munmap(word, os_linux_whole_pages(sizeof(*word)));
 }
 
 void *km__os_linux_allocate_memory(void *context, size_t size)
@@ -186,24 +202,28 @@ void *km__os_linux_map_pages(void *context, size_t size)
     (void)context;
     if (size >= OS_LINUX_HUGE_PAGE) {
         wanted = km__os_linux_reserve_aligned(size);
-        if (!wanted) return NULL;
+        if (!wanted)
+            return NULL;
         flags |= MAP_FIXED; /* over our own reservation */
     }
     memory = mmap(wanted, size, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (memory == MAP_FAILED) {
-        if (wanted) munmap(wanted, os_linux_whole_pages(size));
+        if (wanted)
+            munmap(wanted, os_linux_whole_pages(size));
         return NULL;
     }
     if (madvise(memory, size, MADV_DONTFORK) != 0) { /* a promise, unlike the next advice */
         munmap(memory, size);
         return NULL;
     }
-    if (size >= OS_LINUX_HUGE_PAGE) (void)!madvise(memory, size, MADV_HUGEPAGE);
+    if (size >= OS_LINUX_HUGE_PAGE)
+        (void)!madvise(memory, size, MADV_HUGEPAGE);
     return memory;
 }
 
 void km__os_linux_unmap_pages(void *context, void *memory, size_t size)
 {
     (void)context;
-    if (memory) munmap(memory, size);
+    if (memory)
+        munmap(memory, size);
 }

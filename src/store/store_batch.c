@@ -42,8 +42,8 @@ km_status km_batch_create(km_store *store, km_batch **out_batch)
     return KM_OK;
 }
 
-static km_status grow(const struct allocator *allocator, void **memory, size_t *capacity, size_t used,
-                      size_t wanted, size_t item_size)
+static km_status grow(const struct allocator *allocator, void **memory, size_t *capacity,
+                      size_t used, size_t wanted, size_t item_size)
 {
     size_t larger = *capacity ? *capacity : 64;
     void *moved;
@@ -69,10 +69,13 @@ static km_status make_space(km_batch *batch, size_t bytes)
     void *entries = batch->entries, *data = batch->data;
     km_status rc;
 
-    rc = grow(allocator, &entries, &batch->capacity, batch->count, batch->count + 1, sizeof(*batch->entries));
+    rc = grow(allocator, &entries, &batch->capacity, batch->count, batch->count + 1,
+              sizeof(*batch->entries));
     batch->entries = entries;
-    if (rc) return rc;
-    rc = grow(allocator, &data, &batch->data_capacity, batch->data_size, batch->data_size + bytes, 1);
+    if (rc)
+        return rc;
+    rc = grow(allocator, &data, &batch->data_capacity, batch->data_size, batch->data_size + bytes,
+              1);
     batch->data = data;
     return rc;
 }
@@ -83,7 +86,8 @@ static km_status add(km_batch *batch, km_map *map, uint8_t kind, km_bytes key, k
     uint64_t log_size;
     km_status rc = km__check_sizes(key, value);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (map->store != batch->store)
         return KM_E_INVALID;
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
@@ -92,7 +96,8 @@ static km_status add(km_batch *batch, km_map *map, uint8_t kind, km_bytes key, k
     if (batch->log_size + log_size > batch->store->batch_size_max)
         return KM_E_TOO_BIG;
     rc = make_space(batch, key.size + value.size);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     entry = &batch->entries[batch->count++];
     entry->map = map;
     entry->kind = kind;
@@ -110,14 +115,16 @@ static km_status add(km_batch *batch, km_map *map, uint8_t kind, km_bytes key, k
 
 km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key, km_bytes value)
 {
-    return km__store_is_forked(batch->store) ? KM_E_FORKED : add(batch, map, RECORD_PUT, key, value);
+    return km__store_is_forked(batch->store) ? KM_E_FORKED
+                                             : add(batch, map, RECORD_PUT, key, value);
 }
 
 km_status km_batch_del(km_batch *batch, km_map *map, km_bytes key)
 {
     km_bytes none = {NULL, 0};
 
-    return km__store_is_forked(batch->store) ? KM_E_FORKED : add(batch, map, RECORD_DELETE, key, none);
+    return km__store_is_forked(batch->store) ? KM_E_FORKED
+                                             : add(batch, map, RECORD_DELETE, key, none);
 }
 
 static void fill_changes(const km_batch *batch, struct change *changes)
@@ -155,7 +162,8 @@ km_status km_batch_commit(km_batch *batch, km_write *write)
     km__release(store->allocator, changes, batch->count * sizeof(*changes));
     if (rc == KM_NOT_FOUND)
         rc = KM_OK; /* a batch of one delete of a key that is not there */
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (write)
         write->position = position;
     km_batch_clear(batch);

@@ -44,13 +44,14 @@ void km__change_init(struct change *change, km_map *map, uint8_t kind, km_bytes 
 
 void km__change_sum(struct change *change)
 {
-    change->payload_crc =
-        km__record_payload_crc(change->value, change->value_size, change->key, change->key_size);
+    change->payload_crc = km__record_payload_crc(change->value, change->value_size, change->key,
+                                                 change->key_size);
 }
 
 uint64_t km__write_change(struct km_store *store, const struct log_space *space, uint64_t offset,
                           const struct change *change, uint8_t flags)
 {
+    struct log_payload payload = {change->value, change->key, change->payload_crc};
     struct record record = {0};
 
     record.kind = change->kind;
@@ -58,8 +59,7 @@ uint64_t km__write_change(struct km_store *store, const struct log_space *space,
     record.map = change->map->id;
     record.key_size = change->key_size;
     record.value_size = change->value_size;
-    return km__log_write_record(store->log, space, offset, &record, change->payload_crc, change->value,
-                                change->key);
+    return km__log_write_record(store->log, space, offset, &record, &payload);
 }
 
 static void add_live_bytes(km_map *map, uint64_t hash, uint64_t plus, uint64_t minus)
@@ -76,14 +76,15 @@ static uint64_t log_size_of(const struct log_record *record)
     return km__record_size(record->flags, record->value_size, record->key_size);
 }
 
-static void publish_found(const struct change *change, const struct found *found, uint64_t placeholder,
-                          uint64_t position)
+static void publish_found(const struct change *change, const struct found *found,
+                          uint64_t placeholder, uint64_t position)
 {
     struct hash_index *index = change->map->index;
     uint64_t minus = found->ref ? log_size_of(&found->record) : 0;
 
     if (change->kind == RECORD_PUT) {
-        km__hash_replace(index, change->hash, found->ref ? found->ref : placeholder, km__log_ref(position));
+        km__hash_replace(index, change->hash, found->ref ? found->ref : placeholder,
+                         km__log_ref(position));
         add_live_bytes(change->map, change->hash, change->log_size, minus);
     } else if (found->ref) {
         km__hash_remove(index, change->hash, found->ref);
@@ -128,9 +129,11 @@ static km_status prepare_single(struct km_store *store, struct single *single)
         rc = km__buffer_reserve(single->previous, single->found.record.value_size);
     else if (rc == KM_NOT_FOUND)
         rc = km__hash_reserve(change->map->index, change->hash, km__placeholder(0), &store->source);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = km__log_reserve(store->log, change->log_size,
-                         change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT, &single->space);
+                         change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT,
+                         &single->space);
     if (rc && !single->found.ref)
         km__hash_remove(change->map->index, change->hash, km__placeholder(0));
     return rc;
@@ -148,7 +151,8 @@ static void copy_previous(const struct single *single)
 static km_status try_single(struct km_store *store, struct single *single)
 {
     struct change *change = &single->change;
-    struct mutex *lock = km__hash_partition_lock(change->map->index, km__hash_partition(change->hash));
+    struct mutex *lock = km__hash_partition_lock(change->map->index,
+                                                 km__hash_partition(change->hash));
     km_status rc;
 
     km__epoch_enter();
@@ -197,11 +201,13 @@ static km_status change_single(struct km_store *store, struct single *single)
         if (KM_LIKELY(rc != KM_WOULD_BLOCK) || km__epoch_ongoing())
             return rc;
         rc = km__log_wait_space(store->log, size, class);
-        if (rc) return rc;
+        if (rc)
+            return rc;
     }
 }
 
-static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes value, km_write *write)
+static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes value,
+                            km_write *write)
 {
     struct km_store *store = map->store;
     struct single single;
@@ -210,14 +216,16 @@ static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes va
 
     if (!rc)
         rc = km__check_writable(store);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     durability = km__effective_durability(store, write);
     if (durability == KM_DURABLE_POWER && km__epoch_ongoing())
         return KM_WOULD_BLOCK;
     km__change_init(&single.change, map, kind, key, value);
     single.previous = write ? write->previous : NULL;
     rc = change_single(store, &single);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (write) {
         write->existed = single.found.ref != 0;
         write->position = single.space.position;

@@ -59,7 +59,8 @@ static km_status copy_to(km_buffer *buffer, const uint8_t *bytes, size_t size)
 {
     km_status rc = km__buffer_reserve(buffer, size ? size : 1);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     buffer->size = size;
     memcpy(buffer->data, bytes, size);
     return KM_OK;
@@ -73,13 +74,15 @@ static uint64_t next_ref(km_cursor *cursor)
             uint64_t ref = cursor->refs[cursor->next++];
 
             if (cursor->next + CURSOR_AHEAD < cursor->count)
-                km__log_prefetch(cursor->map->store->view, cursor->refs[cursor->next + CURSOR_AHEAD]);
+                km__log_prefetch(cursor->map->store->view,
+                                 cursor->refs[cursor->next + CURSOR_AHEAD]);
             if (ref < LOG_PLACEHOLDER_BASE)
                 return ref;
         }
         if (cursor->is_last_node)
             return 0;
-        cursor->count = km__hash_walk_next(cursor->map->index, &cursor->walk, cursor->refs, &cursor->is_last_node);
+        cursor->count = km__hash_walk_next(cursor->map->index, &cursor->walk, cursor->refs,
+                                           &cursor->is_last_node);
         cursor->next = 0;
     }
 }
@@ -109,7 +112,8 @@ km_status km_cursor_next(km_cursor *cursor, km_bytes *out_key, km_bytes *out_val
     km__epoch_enter();
     rc = next_record(cursor);
     km__epoch_leave();
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (out_key)
         *out_key = km_bytes_of(cursor->key.data, cursor->key.size);
     if (out_value)

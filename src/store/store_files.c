@@ -17,7 +17,8 @@
 #define CREATING_NAME "CREATING"
 #define LOG_DIR_NAME "log"
 
-static km_status io_failed(struct km_store *store, km_error *error, km_status rc, const char *name, const char *what)
+static km_status io_failed(struct km_store *store, km_error *error, km_status rc, const char *name,
+                           const char *what)
 {
     return km__fail(error, rc, name, 0, store->os->ops->last_error(store->os), "%s", what);
 }
@@ -31,7 +32,8 @@ static uint32_t read_lock_holder(struct km_store *store, struct os_file *file)
 
     if (store->os->ops->file_size(file, &size) || size == 0)
         return 0;
-    if (store->os->ops->read_at(file, 0, text, size < sizeof(text) - 1 ? (size_t)size : sizeof(text) - 1))
+    if (store->os->ops->read_at(file, 0, text,
+                                size < sizeof(text) - 1 ? (size_t)size : sizeof(text) - 1))
         return 0;
     return (uint32_t)strtoul(text, NULL, 10);
 }
@@ -41,15 +43,19 @@ static km_status explain_lock(struct km_store *store, struct os_file *file, km_e
     uint32_t holder = read_lock_holder(store, file);
 
     if (!holder)
-        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in another process");
-    if (holder == store->os->ops->process_id(store->os))
-        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in this process already (pid %u)",
-                        holder);
-    if (!store->os->ops->process_exists(store->os, holder))
         return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0,
-                        "the store is locked; pid %u, which opened it last, no longer exists: a child of "
-                        "it, or a reader, still has it open", holder);
-    return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0, "the store is open in another process (pid %u)", holder);
+                        "the store is open in another process");
+    if (holder == store->os->ops->process_id(store->os))
+        return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0,
+                        "the store is open in this process already (pid %u)", holder);
+    if (!store->os->ops->process_exists(store->os, holder))
+        return km__fail(
+            error, KM_E_LOCKED, LOCK_NAME, 0, 0,
+            "the store is locked; pid %u, which opened it last, no longer exists: a child of "
+            "it, or a reader, still has it open",
+            holder);
+    return km__fail(error, KM_E_LOCKED, LOCK_NAME, 0, 0,
+                    "the store is open in another process (pid %u)", holder);
 }
 
 static km_status write_lock_holder(struct km_store *store)
@@ -63,7 +69,8 @@ static km_status write_lock_holder(struct km_store *store)
 static km_status open_lock_file(struct km_store *store, int is_read_only, struct os_file **out_file)
 {
     const struct os_ops *ops = store->os->ops;
-    km_status rc = ops->open_file(store->dir, LOCK_NAME, is_read_only ? OS_OPEN_READ : OS_OPEN_WRITE, out_file);
+    km_status rc = ops->open_file(store->dir, LOCK_NAME,
+                                  is_read_only ? OS_OPEN_READ : OS_OPEN_WRITE, out_file);
 
     if (rc == KM_NOT_FOUND && !is_read_only) {
         rc = ops->open_file(store->dir, LOCK_NAME, OS_CREATE_NEW, out_file);
@@ -91,7 +98,8 @@ static km_status take_lock(struct km_store *store, int is_read_only, km_error *e
 
 /* ---- whole files ------------------------------------------------------------------------- */
 
-static km_status read_file(struct km_store *store, const char *name, uint8_t *bytes, size_t size, km_error *error)
+static km_status read_file(struct km_store *store, const char *name, uint8_t *bytes, size_t size,
+                           km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
     struct os_file *file = NULL;
@@ -115,7 +123,8 @@ static km_status read_file(struct km_store *store, const char *name, uint8_t *by
 }
 
 /* Under a temporary name, synced, renamed; the caller syncs the folder. */
-static km_status write_file(struct km_store *store, const char *name, const uint8_t *bytes, size_t size, km_error *error)
+static km_status write_file(struct km_store *store, const char *name, const uint8_t *bytes,
+                            size_t size, km_error *error)
 {
     static const char temp_name[] = "new.file";
     const struct os_ops *ops = store->os->ops;
@@ -142,14 +151,16 @@ out:
 static km_status load_identity(struct km_store *store, km_error *error)
 {
     uint8_t *bytes = km__allocate(store->allocator, IDENTITY_SIZE);
-    km_status rc = bytes ? read_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error) : KM_E_NO_MEMORY;
+    km_status rc = bytes ? read_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error)
+                         : KM_E_NO_MEMORY;
 
     if (!rc) {
         rc = km__identity_decode(bytes, &store->identity);
         if (rc)
             rc = km__fail(error, rc, IDENTITY_NAME, 0, 0,
-                          rc == KM_E_VERSION ? "written by a newer version: upgrade the library"
-                                             : "the file is damaged: run `keepmap salvage`, or restore a backup");
+                          rc == KM_E_VERSION
+                              ? "written by a newer version: upgrade the library"
+                              : "the file is damaged: run `keepmap salvage`, or restore a backup");
     }
     km__release(store->allocator, bytes, IDENTITY_SIZE);
     return rc;
@@ -177,12 +188,15 @@ static km_status choose_marks(const struct km_store *store, const uint8_t *bytes
 static km_status load_marks(struct km_store *store, struct marks *out, km_error *error)
 {
     uint8_t *bytes = km__allocate(store->allocator, 2 * MARKS_SLOT_SIZE);
-    km_status rc = bytes ? read_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error) : KM_E_NO_MEMORY;
+    km_status rc = bytes ? read_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error)
+                         : KM_E_NO_MEMORY;
 
     if (rc == KM_NOT_FOUND)
-        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0, "the file is missing: run `keepmap salvage`");
+        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0,
+                      "the file is missing: run `keepmap salvage`");
     if (!rc && choose_marks(store, bytes, out))
-        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0, "both slots are damaged: run `keepmap salvage`");
+        rc = km__fail(error, KM_E_CORRUPT, MARKS_NAME, 0, 0,
+                      "both slots are damaged: run `keepmap salvage`");
     km__release(store->allocator, bytes, 2 * MARKS_SLOT_SIZE);
     return rc;
 }
@@ -229,7 +243,9 @@ static km_status write_first_marks(struct km_store *store, km_error *error)
 
 static km_status write_first_log(struct km_store *store, km_error *error)
 {
-    struct log_options options = {.os = store->os, .store_dir = store->dir, .log_dir = store->log_dir,
+    struct log_options options = {.os = store->os,
+                                  .store_dir = store->dir,
+                                  .log_dir = store->log_dir,
                                   .zero_fill = store->durability == KM_DURABLE_POWER};
 
     memcpy(options.store_id, store->identity.store_id, STORE_ID_SIZE);
@@ -268,11 +284,14 @@ static km_status create_store(struct km_store *store, km_error *error)
     if (rc)
         return io_failed(store, error, rc, NULL, "cannot create the store");
     rc = write_identity(store, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = write_first_log(store, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = write_first_marks(store, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = ops->sync_dir(store->dir);
     if (!rc)
         rc = ops->unlink(store->dir, CREATING_NAME);
@@ -328,7 +347,8 @@ static km_status judge_folder(struct km_store *store, int *out_create, km_error 
 static km_status open_folder(struct km_store *store, const char *path, km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
-    int may_create = store->options.mode == KM_OPEN_OR_CREATE || store->options.mode == KM_CREATE_NEW;
+    int may_create = store->options.mode == KM_OPEN_OR_CREATE ||
+                     store->options.mode == KM_CREATE_NEW;
     km_status rc = ops->open_dir(store->os, path, &store->dir);
 
     if (rc == KM_NOT_FOUND && may_create) {
@@ -338,14 +358,17 @@ static km_status open_folder(struct km_store *store, const char *path, km_error 
     }
     if (rc == KM_NOT_FOUND)
         return km__fail(error, may_create ? KM_E_IO : KM_E_NOT_A_STORE, NULL, 0, 0,
-                        may_create ? "the folder above %s does not exist" : "there is no folder %s", path);
+                        may_create ? "the folder above %s does not exist" : "there is no folder %s",
+                        path);
     if (rc == KM_E_INVALID)
         return km__fail(error, KM_E_NOT_A_STORE, NULL, 0, 0, "%s is not a folder", path);
-    return rc ? km__fail(error, rc, NULL, 0, ops->last_error(store->os), "cannot open %s", path) : KM_OK;
+    return rc ? km__fail(error, rc, NULL, 0, ops->last_error(store->os), "cannot open %s", path)
+              : KM_OK;
 }
 
-km_status km__store_attach_files(struct km_store *store, const char *path, struct os_file **out_marks_file,
-                                 struct marks *out_marks, km_error *error)
+km_status km__store_attach_files(struct km_store *store, const char *path,
+                                 struct os_file **out_marks_file, struct marks *out_marks,
+                                 km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
     int is_read_only = store->options.mode == KM_OPEN_READ_ONLY;
@@ -364,12 +387,13 @@ km_status km__store_attach_files(struct km_store *store, const char *path, struc
         rc = load_identity(store, error);
     if (!rc)
         rc = load_marks(store, out_marks, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     if (!store->log_dir)
         rc = ops->open_subdir(store->dir, LOG_DIR_NAME, &store->log_dir);
     if (rc)
-        return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, LOG_DIR_NAME, 0, ops->last_error(store->os),
-                        "cannot open the log's folder");
+        return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, LOG_DIR_NAME, 0,
+                        ops->last_error(store->os), "cannot open the log's folder");
     if (!is_read_only)
         rc = ops->open_file(store->dir, MARKS_NAME, OS_OPEN_WRITE, out_marks_file);
     return rc ? io_failed(store, error, rc, MARKS_NAME, "cannot open the file") : KM_OK;

@@ -7,15 +7,14 @@
  */
 #include "store/store_internal.h"
 
-#include <stdlib.h>
-
 static int key_matches(const struct log_record *record, km_bytes key)
 {
-    return record->key_size == key.size && memcmp(record->key, key.data ? key.data : "", key.size) == 0;
+    return record->key_size == key.size &&
+           memcmp(record->key, key.data ? key.data : "", key.size) == 0;
 }
 
-km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash, km_bytes key,
-                   struct found *out)
+km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash,
+                   km_bytes key, struct found *out)
 {
     struct hash_probe probe;
     uint64_t ref;
@@ -50,22 +49,5 @@ km_status km__hash_refs(void *context, const uint64_t *refs, size_t count, uint6
             return KM_E_CORRUPT;
         out_hashes[i] = km__hash_key(&store->secret, record.key, record.key_size);
     }
-    return KM_OK;
-}
-
-km_status km__buffer_reserve(km_buffer *buffer, size_t size)
-{
-    size_t capacity = buffer->capacity ? buffer->capacity : 64;
-    void *data;
-
-    if (size <= buffer->capacity)
-        return KM_OK;
-    while (capacity < size)
-        capacity *= 2; /* ends: sizes are at most 2^31 */
-    data = realloc(buffer->data, capacity);
-    if (!data)
-        return KM_E_NO_MEMORY;
-    buffer->data = data;
-    buffer->capacity = capacity;
     return KM_OK;
 }

@@ -10,6 +10,7 @@
 #define KM_STORE_STORE_INTERNAL_H
 
 #include "base/assert.h"
+#include "base/buffer.h"
 #include "base/hash.h"
 #include "base/status.h"
 #include "index/hash_index.h"
@@ -66,8 +67,8 @@ static inline int km__store_is_forked(const struct km_store *store)
 }
 
 /* store_open.c */
-km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int background,
-                              struct km_store **out_store, km_error *out_error);
+km_status km__store_open_with(struct os *os, const char *path, const km_options *options,
+                              int background, struct km_store **out_store, km_error *out_error);
 km_status km__store_open_memory_with(struct os *os, const km_options *options, int background,
                                      struct km_store **out_store, km_error *out_error);
 
@@ -76,14 +77,16 @@ km_status km__store_verify_with(struct os *os, const char *path, km_finding_fn f
                                 km_check_result *out_result, km_error *out_error);
 
 /* store_files.c: LOCK, IDENTITY, MARKS */
-km_status km__store_attach_files(struct km_store *store, const char *path, struct os_file **out_marks_file,
-                                 struct marks *out_marks, km_error *error);
+km_status km__store_attach_files(struct km_store *store, const char *path,
+                                 struct os_file **out_marks_file, struct marks *out_marks,
+                                 km_error *error);
 
 /* store_maps.c */
 km_status km__maps_init(struct km_store *store);
 void km__maps_fini(struct km_store *store);
 /* Make a map object and enter it in both tables; replay and km_map_create. */
-km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind, km_map **out_map);
+km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind,
+                       km_map **out_map);
 /* Take a map out of the table of names. */
 void km__maps_remove_name(km_map *map);
 km_map *km__maps_by_id(struct km_store *store, uint16_t id);
@@ -94,11 +97,10 @@ struct found {
     struct log_record record;
 };
 /* Find a key; inside an epoch. KM_OK, KM_NOT_FOUND, KM_E_CORRUPT. */
-km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash, km_bytes key,
-                   struct found *out);
+km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash,
+                   km_bytes key, struct found *out);
 /* For struct hash_source; context is the store. */
 km_status km__hash_refs(void *context, const uint64_t *refs, size_t count, uint64_t *out_hashes);
-km_status km__buffer_reserve(km_buffer *buffer, size_t size);
 
 /* store_replay.c */
 km_status km__replay(struct km_store *store, km_error *error);
@@ -118,7 +120,8 @@ struct change {
     int is_superseded; /* a later change of the unit has the same key: not logged, not applied */
 };
 /* Everything but the sum of the payload, which km__change_sum() adds. */
-void km__change_init(struct change *change, km_map *map, uint8_t kind, km_bytes key, km_bytes value);
+void km__change_init(struct change *change, km_map *map, uint8_t kind, km_bytes key,
+                     km_bytes value);
 void km__change_sum(struct change *change);
 km_status km__check_sizes(km_bytes key, km_bytes value);
 km_status km__check_writable(const struct km_store *store);
@@ -133,9 +136,10 @@ static inline uint64_t km__placeholder(uint64_t change_index)
     return LOG_PLACEHOLDER_BASE + change_index;
 }
 
-/* store_unit.c: any number of changes as one unit, of any size. The changes are summed. previous and
- * out_existed are for units of one change and may be NULL; *out_position is that of the last record. */
-km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count, km_buffer *previous,
-                          int *out_existed, uint64_t *out_position);
+/* store_unit.c: any number of changes as one unit, of any size. The changes are summed. previous
+ * and out_existed are for units of one change and may be NULL; *out_position is that of the last
+ * record. */
+km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count,
+                          km_buffer *previous, int *out_existed, uint64_t *out_position);
 
 #endif

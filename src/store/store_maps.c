@@ -16,7 +16,8 @@
 
 km_status km__maps_init(struct km_store *store)
 {
-    /* whole tables at once, as untouched pages: no growing, and lookups need no reallocation lock */
+    /* whole tables at once, as untouched pages: no growing, and lookups need no reallocation lock
+     */
     km__mutex_init(&store->catalogue_lock);
     km__mutex_init(&store->names_lock);
     store->by_id = km__map_pages(store->allocator, MAP_TABLE_SIZE);
@@ -91,7 +92,8 @@ static km_map *find_name(struct km_store *store, km_bytes name)
     return map;
 }
 
-static km_status create_map(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind, km_map **out_map)
+static km_status create_map(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind,
+                            km_map **out_map)
 {
     km_map *map = km__allocate(store->allocator, sizeof(*map));
     km_status rc = KM_E_NO_MEMORY;
@@ -134,7 +136,8 @@ static void enter_map(km_map *map)
     km__mutex_unlock(&store->names_lock);
 }
 
-km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind, km_map **out_map)
+km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind,
+                       km_map **out_map)
 {
     km_status rc;
 
@@ -180,7 +183,8 @@ struct map_change {
     struct record record;
     const void *key, *value;
     struct log_space space;
-    void (*apply)(km_map *map); /* with every partition locked; NULL: the map is new, nothing to lock */
+    void (*apply)(
+        km_map *map); /* with every partition locked; NULL: the map is new, nothing to lock */
     km_map *map;
 };
 
@@ -200,16 +204,18 @@ static km_status try_map_change(struct km_store *store, struct map_change *chang
 {
     const struct record *record = &change->record;
     enum log_class class = record->kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT : LOG_CLASS_DELETE;
-    uint32_t crc = km__record_payload_crc(change->value, record->value_size, change->key, record->key_size);
+    struct log_payload payload = {change->value, change->key, 0};
     km_status rc;
 
+    payload.crc = km__record_payload_crc(change->value, record->value_size, change->key,
+                                         record->key_size);
     km__epoch_enter();
     if (change->apply)
         lock_partitions(change->map);
-    rc = km__log_reserve(store->log, km__record_size(0, record->value_size, record->key_size), class,
-                         &change->space);
+    rc = km__log_reserve(store->log, km__record_size(0, record->value_size, record->key_size),
+                         class, &change->space);
     if (!rc) {
-        km__log_write_record(store->log, &change->space, 0, record, crc, change->value, change->key);
+        km__log_write_record(store->log, &change->space, 0, record, &payload);
         if (change->apply)
             change->apply(change->map);
     }
@@ -233,14 +239,17 @@ static km_status log_map_change(struct km_store *store, struct map_change *chang
         if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
             return rc;
         rc = km__log_wait_space(store->log, size,
-                                change->record.kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT : LOG_CLASS_DELETE);
-        if (rc) return rc;
+                                change->record.kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT
+                                                                          : LOG_CLASS_DELETE);
+        if (rc)
+            return rc;
     }
 }
 
 static km_status wait_as_store(struct km_store *store, uint64_t position)
 {
-    return store->durability == KM_DURABLE_POWER ? km__log_wait_durable(store->log, position + 1) : KM_OK;
+    return store->durability == KM_DURABLE_POWER ? km__log_wait_durable(store->log, position + 1)
+                                                 : KM_OK;
 }
 
 static km_status check_change(struct km_store *store)
@@ -254,8 +263,8 @@ static km_status check_change(struct km_store *store)
 
 /* ---- create and open --------------------------------------------------------------------- */
 
-static km_status create_locked(struct km_store *store, km_bytes name, km_map_kind kind, km_map **out_map,
-                               uint64_t *out_position)
+static km_status create_locked(struct km_store *store, km_bytes name, km_map_kind kind,
+                               km_map **out_map, uint64_t *out_position)
 {
     struct map_change change = {{0}, NULL, NULL, {0}, NULL, NULL};
     uint8_t kind_byte = (uint8_t)kind;
@@ -267,7 +276,8 @@ static km_status create_locked(struct km_store *store, km_bytes name, km_map_kin
     if (store->id_count >= KM_MAP_COUNT_MAX)
         return KM_E_LIMIT;
     rc = create_map(store, (uint16_t)store->id_count, name, kind, &change.map);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     change.record.kind = RECORD_MAP_CREATED;
     change.record.key_size = (uint16_t)name.size;
     change.record.value_size = 1;
@@ -290,12 +300,14 @@ static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind
     uint64_t position = 0;
     km_status rc;
 
-    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || !name.data || kind < KM_KIND_DEFAULT || kind > KM_SORTED)
+    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || !name.data ||
+        kind < KM_KIND_DEFAULT || kind > KM_SORTED)
         return KM_E_INVALID;
     if (kind != KM_KIND_DEFAULT && kind != KM_HASH)
         return KM_E_UNSUPPORTED;
     rc = check_change(store);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     km__mutex_lock(&store->catalogue_lock);
     rc = create_locked(store, name, KM_HASH, &map, &position);
     km__mutex_unlock(&store->catalogue_lock);
@@ -362,7 +374,8 @@ static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map
     struct map_change change = {{0}, NULL, NULL, {0}, apply, map};
     km_status rc = check_change(store);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     change.record.kind = kind;
     km__mutex_lock(&store->catalogue_lock);
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
@@ -394,7 +407,8 @@ uint64_t km_count(const km_map *map)
     return km__hash_count(map->index);
 }
 
-km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info), void *context)
+km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info),
+                      void *context)
 {
     if (km__store_is_forked(store))
         return KM_E_FORKED;

@@ -15,7 +15,8 @@ static km_status take_options(struct km_store *store, const km_options *options,
     store->options = defaults;
     if (options) {
         if (options->struct_size < offsetof(km_options, mode) || options->struct_size > 4096)
-            return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.struct_size is not set: use KM_OPTIONS_INIT");
+            return km__fail(error, KM_E_INVALID, NULL, 0, 0,
+                            "km_options.struct_size is not set: use KM_OPTIONS_INIT");
         memcpy(&store->options, options,
                options->struct_size < sizeof(*options) ? options->struct_size : sizeof(*options));
     }
@@ -23,18 +24,21 @@ static km_status take_options(struct km_store *store, const km_options *options,
     if ((int)options->mode < KM_OPEN_OR_CREATE || options->mode > KM_OPEN_READ_ONLY)
         return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.mode is not a km_open_mode");
     if ((int)options->durability < KM_DURABLE_DEFAULT || options->durability > KM_DURABLE_POWER)
-        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.durability is not a km_durability");
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0,
+                        "km_options.durability is not a km_durability");
     store->durability = options->durability ? options->durability : KM_DURABLE_PROCESS;
-    store->batch_size_max = options->batch_size_max ? options->batch_size_max : STORE_BATCH_SIZE_MAX;
+    store->batch_size_max = options->batch_size_max ? options->batch_size_max
+                                                    : STORE_BATCH_SIZE_MAX;
     if (store->batch_size_max > KM_VALUE_SIZE_MAX)
-        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.batch_size_max is over %u", KM_VALUE_SIZE_MAX);
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.batch_size_max is over %u",
+                        KM_VALUE_SIZE_MAX);
     return KM_OK;
 }
 
 /* ---- create and destroy ------------------------------------------------------------------ */
 
-static km_status create_store_object(struct os *os, const km_options *options, struct km_store **out_store,
-                                     km_error *error)
+static km_status create_store_object(struct os *os, const km_options *options,
+                                     struct km_store **out_store, km_error *error)
 {
     struct km_store *store = km__allocate(&os->allocator, sizeof(*store));
     km_status rc;
@@ -135,8 +139,8 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
     return rc ? rc : km__log_start(store->log, error);
 }
 
-km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int background,
-                              struct km_store **out_store, km_error *out_error)
+km_status km__store_open_with(struct os *os, const char *path, const km_options *options,
+                              int background, struct km_store **out_store, km_error *out_error)
 {
     struct km_store *store = NULL;
     struct log_options log_options;
@@ -184,7 +188,8 @@ out:
     return rc;
 }
 
-km_status km_open(const char *path, const km_options *options, km_store **out_store, km_error *out_error)
+km_status km_open(const char *path, const km_options *options, km_store **out_store,
+                  km_error *out_error)
 {
     if (!path || !*path)
         return km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "the path is empty");

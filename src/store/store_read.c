@@ -31,7 +31,8 @@ km_status km_get(km_map *map, km_bytes key, km_buffer *value)
     struct found found;
     km_status rc = check_readable(map, key);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     km__epoch_enter();
     rc = find_key(map, key, &found);
     if (!rc && value) {
@@ -80,7 +81,8 @@ km_status km_get_ref(km_reader *reader, km_map *map, km_bytes key, km_bytes *out
         rc = KM_E_INVALID;
     if (!rc)
         rc = find_key(map, key, &found);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     out_value->data = found.record.value;
     out_value->size = found.record.value_size;
     return KM_OK;
@@ -100,8 +102,8 @@ static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t cou
     }
 }
 
-static km_status get_group(const km_map *map, const km_bytes *keys, size_t count, km_bytes *out_values,
-                           size_t *found_count)
+static km_status get_group(const km_map *map, const km_bytes *keys, size_t count,
+                           km_bytes *out_values, size_t *found_count)
 {
     uint64_t hashes[GET_GROUP];
     struct found found;

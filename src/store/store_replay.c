@@ -5,7 +5,8 @@
  * In rounds: several threads verify a segment each and sort its records by worker, a worker owning
  * every n-th partition of every map; then each worker applies what is its own, in log order. So the
  * order of records of a key is kept without a lock, and a clear or drop, which every worker sees in
- * its place, needs no barrier. Maps are created, in log order, before a round's records are applied.
+ * its place, needs no barrier. Maps are created, in log order, before a round's records are
+ * applied.
  *
  * I1. A segment is applied only when the end of the log cannot lie before its own end: below the
  *     durable point, or after km__log_find_end().
@@ -35,13 +36,16 @@ struct entry_list {
 /* What the scan of one segment found. */
 struct replay_segment {
     struct replay *replay;
-    struct entry_list lists[REPLAY_THREADS_MAX]; /* by worker */
-    struct entry_list events;                    /* maps created and dropped */
+    struct entry_list
+        lists[REPLAY_THREADS_MAX + 1]; /* by worker; the last: maps created and dropped */
     uint32_t index;
     uint32_t number;
     uint64_t record_count;
     km_status status;
 };
+
+/* Lists by worker, then the events. */
+#define REPLAY_LISTS (REPLAY_THREADS_MAX + 1)
 
 struct replay {
     struct km_store *store;
@@ -51,7 +55,9 @@ struct replay {
     struct replay_segment *segments; /* of the chain */
     _Atomic uint32_t next_scan;      /* [a] the next segment to be scanned in this round */
     uint32_t scan_end;
-    uint32_t apply_begin, apply_end; /* segments to be applied in this round */
+    struct entry_list spare[REPLAY_THREADS_MAX]
+                           [REPLAY_LISTS]; /* memory of lists that were applied */
+    uint32_t apply_begin, apply_end;       /* segments to be applied in this round */
     uint64_t done_bytes, total_bytes;
     _Atomic uint64_t failed_position; /* [a] */
 };
@@ -63,9 +69,15 @@ struct replay_worker {
     struct thread thread;
 };
 
+static struct entry_list *events_of(struct replay_segment *segment)
+{
+    return &segment->lists[REPLAY_THREADS_MAX];
+}
+
 /* ---- scanning ---------------------------------------------------------------------------- */
 
-static km_status add_entry(struct replay *replay, struct entry_list *list, const struct replay_entry *entry)
+static km_status add_entry(struct replay *replay, struct entry_list *list,
+                           const struct replay_entry *entry)
 {
     const struct allocator *allocator = replay->store->allocator;
 
@@ -85,16 +97,18 @@ static km_status add_entry(struct replay *replay, struct entry_list *list, const
     return KM_OK;
 }
 
-static km_status add_to_all(struct replay *replay, struct replay_segment *segment, const struct replay_entry *entry)
+static km_status add_to_all(struct replay *replay, struct replay_segment *segment,
+                            const struct replay_entry *entry)
 {
-    km_status rc = add_entry(replay, &segment->events, entry);
+    km_status rc = add_entry(replay, events_of(segment), entry);
 
     for (uint32_t i = 0; !rc && i < replay->worker_count; i++)
         rc = add_entry(replay, &segment->lists[i], entry);
     return rc;
 }
 
-static km_status visit_record(void *context, const struct record *record, const uint8_t *bytes, uint64_t position)
+static km_status visit_record(void *context, const struct record *record, const uint8_t *bytes,
+                              uint64_t position)
 {
     struct replay_segment *segment = context;
     struct replay *replay = segment->replay;
@@ -106,17 +120,15 @@ static km_status visit_record(void *context, const struct record *record, const 
     case RECORD_PUT:
     case RECORD_DELETE:
         entry.hash = km__hash_key(&replay->store->secret,
-                                  bytes + km__record_payload_offset(record->flags) + record->value_size,
+                                  bytes + km__record_payload_offset(record->flags) +
+                                      record->value_size,
                                   record->key_size);
-        return add_entry(replay, &segment->lists[km__hash_partition(entry.hash) % replay->worker_count],
-                         &entry);
-    case RECORD_MAP_CREATED:
-        return add_entry(replay, &segment->events, &entry);
+        return add_entry(
+            replay, &segment->lists[km__hash_partition(entry.hash) % replay->worker_count], &entry);
+    case RECORD_MAP_CREATED: return add_entry(replay, events_of(segment), &entry);
     case RECORD_MAP_DROPPED:
-    case RECORD_MAP_CLEARED:
-        return add_to_all(replay, segment, &entry);
-    default:
-        return KM_OK; /* marks and padding are the log's own */
+    case RECORD_MAP_CLEARED: return add_to_all(replay, segment, &entry);
+    default: return KM_OK; /* marks and padding are the log's own */
     }
 }
 
@@ -149,22 +161,36 @@ static void add_replayed_bytes(km_map *map, uint64_t hash, uint64_t plus, const 
     uint64_t minus = 0;
 
     if (found->ref)
-        minus = km__record_size(found->record.flags, found->record.value_size, found->record.key_size);
+        minus = km__record_size(found->record.flags, found->record.value_size,
+                                found->record.key_size);
     /* relaxed, no exchange: this worker owns the partition */
     atomic_store_explicit(live, atomic_load_explicit(live, memory_order_relaxed) + plus - minus,
                           memory_order_relaxed);
+}
+
+/* What the key's record was before. The new record is looked at only if an old one may be there:
+ * for a key that is new, its hash is enough. */
+static km_status find_before(const struct km_store *store, const km_map *map,
+                             const struct replay_entry *entry, struct found *out)
+{
+    struct hash_probe probe;
+    struct log_record record;
+
+    out->ref = 0;
+    if (!km__hash_first(map->index, entry->hash, &probe))
+        return KM_NOT_FOUND;
+    KM_ASSERT(
+        km__log_record_at(store->view, km__log_ref(entry->position), &record)); /* it was scanned */
+    return km__find(store, map->index, entry->hash, km_bytes_of(record.key, record.key_size), out);
 }
 
 static km_status apply_data(struct replay *replay, km_map *map, const struct replay_entry *entry)
 {
     struct km_store *store = replay->store;
     uint64_t ref = km__log_ref(entry->position);
-    struct log_record record;
     struct found found;
-    km_status rc;
+    km_status rc = find_before(store, map, entry, &found);
 
-    KM_ASSERT(km__log_record_at(store->view, ref, &record)); /* the scan has verified it */
-    rc = km__find(store, map->index, entry->hash, km_bytes_of(record.key, record.key_size), &found);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
     if (entry->kind == RECORD_PUT) {
@@ -182,7 +208,8 @@ static km_status apply_data(struct replay *replay, km_map *map, const struct rep
     return KM_OK;
 }
 
-static km_status apply_entry(struct replay *replay, const struct replay_entry *entry, uint32_t worker)
+static km_status apply_entry(struct replay *replay, const struct replay_entry *entry,
+                             uint32_t worker)
 {
     km_map *map = replay->store->by_id[entry->map];
     km_status rc = KM_OK;
@@ -198,7 +225,8 @@ static km_status apply_entry(struct replay *replay, const struct replay_entry *e
     return rc;
 }
 
-static void prefetch_entries(struct replay *replay, const struct replay_entry *entries, size_t count)
+static void prefetch_entries(struct replay *replay, const struct replay_entry *entries,
+                             size_t count)
 {
     struct km_store *store = replay->store;
     struct hash_probe probe;
@@ -212,9 +240,10 @@ static void prefetch_entries(struct replay *replay, const struct replay_entry *e
         const km_map *map = store->by_id[entries[i].map];
         uint64_t ref = map ? km__hash_first(map->index, entries[i].hash, &probe) : 0;
 
-        if (ref)
+        if (ref) {
             km__log_prefetch(store->view, ref);
-        km__log_prefetch(store->view, km__log_ref(entries[i].position));
+            km__log_prefetch(store->view, km__log_ref(entries[i].position));
+        }
     }
 }
 
@@ -257,7 +286,8 @@ static km_status apply_event(struct replay *replay, const struct replay_entry *e
             return KM_E_CORRUPT;
         if (record.value[0] != KM_HASH)
             return KM_E_VERSION;
-        return km__maps_add(store, entry->map, km_bytes_of(record.key, record.key_size), KM_HASH, &map);
+        return km__maps_add(store, entry->map, km_bytes_of(record.key, record.key_size), KM_HASH,
+                            &map);
     }
     if (!map || atomic_load_explicit(&map->dropped, memory_order_relaxed))
         return KM_E_CORRUPT;
@@ -271,7 +301,7 @@ static km_status apply_event(struct replay *replay, const struct replay_entry *e
 static km_status apply_events(struct replay *replay)
 {
     for (uint32_t i = replay->apply_begin; i < replay->apply_end; i++) {
-        const struct entry_list *events = &replay->segments[i].events;
+        const struct entry_list *events = events_of(&replay->segments[i]);
 
         for (size_t j = 0; j < events->count; j++) {
             km_status rc = apply_event(replay, &events->entries[j]);
@@ -330,6 +360,41 @@ static km_status run_workers(struct replay *replay, void (*run)(void *context))
     return rc;
 }
 
+static void release_lists(struct replay *replay, struct entry_list lists[REPLAY_LISTS])
+{
+    const struct allocator *allocator = replay->store->allocator;
+
+    for (uint32_t i = 0; i < REPLAY_LISTS; i++) {
+        km__release(allocator, lists[i].entries, lists[i].capacity * sizeof(struct replay_entry));
+        memset(&lists[i], 0, sizeof(lists[i]));
+    }
+}
+
+/* Keep the memory of applied lists for the next round: fresh pages cost more than the replay. */
+static void recycle_lists(struct replay *replay, struct replay_segment *segment)
+{
+    for (uint32_t i = 0; i < replay->worker_count; i++) {
+        if (replay->spare[i][0].entries)
+            continue;
+        release_lists(replay, replay->spare[i]); /* a list other than the first may have memory */
+        memcpy(replay->spare[i], segment->lists, sizeof(segment->lists));
+        memset(segment->lists, 0, sizeof(segment->lists));
+        for (uint32_t j = 0; j < REPLAY_LISTS; j++)
+            replay->spare[i][j].count = 0;
+        break;
+    }
+    release_lists(replay, segment->lists);
+}
+
+static void adopt_lists(struct replay *replay, uint32_t begin)
+{
+    for (uint32_t i = begin; i < replay->scan_end; i++) {
+        memcpy(replay->segments[i].lists, replay->spare[i - begin],
+               sizeof(replay->segments[i].lists));
+        memset(replay->spare[i - begin], 0, sizeof(replay->spare[i - begin]));
+    }
+}
+
 static km_status scan_round(struct replay *replay, uint32_t begin)
 {
     km_status rc;
@@ -337,6 +402,7 @@ static km_status scan_round(struct replay *replay, uint32_t begin)
     replay->scan_end = begin + replay->worker_count;
     if (replay->scan_end > replay->segment_count)
         replay->scan_end = replay->segment_count;
+    adopt_lists(replay, begin);
     atomic_store_explicit(&replay->next_scan, begin, memory_order_relaxed);
     rc = run_workers(replay, run_scan);
     for (uint32_t i = begin; !rc && i < replay->scan_end; i++) {
@@ -344,20 +410,6 @@ static km_status scan_round(struct replay *replay, uint32_t begin)
         replay->done_bytes += km__log_chain_bytes(replay->store->log, i);
     }
     return rc;
-}
-
-static void release_lists(struct replay *replay, struct replay_segment *segment)
-{
-    const struct allocator *allocator = replay->store->allocator;
-
-    for (uint32_t i = 0; i < REPLAY_THREADS_MAX; i++) {
-        struct entry_list *list = &segment->lists[i];
-
-        km__release(allocator, list->entries, list->capacity * sizeof(*list->entries));
-        memset(list, 0, sizeof(*list));
-    }
-    km__release(allocator, segment->events.entries, segment->events.capacity * sizeof(struct replay_entry));
-    memset(&segment->events, 0, sizeof(segment->events));
 }
 
 /* Apply the scanned segments up to, not including, `end`. */
@@ -373,7 +425,7 @@ static km_status apply_until(struct replay *replay, uint32_t end)
         rc = run_workers(replay, run_apply);
     for (uint32_t i = replay->apply_begin; i < end; i++) {
         replay->store->recovered_records += replay->segments[i].record_count;
-        release_lists(replay, &replay->segments[i]);
+        recycle_lists(replay, &replay->segments[i]);
     }
     replay->apply_begin = end;
     return rc;
@@ -407,7 +459,8 @@ static km_status replay_rounds(struct replay *replay)
         if (!rc)
             rc = apply_until(replay, certain_end(replay)); /* I1 */
         if (!rc && is_stopped(replay))
-            rc = km__fail(replay->error, KM_STOPPED, NULL, 0, 0, "stopped by the progress callback");
+            rc = km__fail(replay->error, KM_STOPPED, NULL, 0, 0,
+                          "stopped by the progress callback");
     }
     return rc;
 }
@@ -415,7 +468,8 @@ static km_status replay_rounds(struct replay *replay)
 /* ---- the end ----------------------------------------------------------------------------- */
 
 /* Records that the ring had: they belong to the lists of their segment. */
-static km_status visit_late(void *context, const struct record *record, const uint8_t *bytes, uint64_t position)
+static km_status visit_late(void *context, const struct record *record, const uint8_t *bytes,
+                            uint64_t position)
 {
     struct replay *replay = context;
 
@@ -431,7 +485,8 @@ static uint32_t segments_until(const struct replay *replay, uint64_t end)
 {
     uint32_t count = replay->apply_begin;
 
-    while (count < replay->segment_count && replay->segments[count].number <= km__position_number(end))
+    while (count < replay->segment_count &&
+           replay->segments[count].number <= km__position_number(end))
         count++;
     return count;
 }
@@ -442,9 +497,11 @@ static km_status replay_all(struct replay *replay)
     uint64_t end = 0;
     km_status rc = replay_rounds(replay);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = km__log_find_end(store->log, visit_late, replay, &end, &store->torn_bytes, replay->error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     return apply_until(replay, segments_until(replay, end));
 }
 
@@ -465,7 +522,8 @@ static km_status init_segments(struct replay *replay)
     struct log *log = replay->store->log;
 
     replay->segment_count = km__log_chain_count(log);
-    replay->segments = km__allocate(replay->store->allocator, replay->segment_count * sizeof(*replay->segments));
+    replay->segments = km__allocate(replay->store->allocator,
+                                    replay->segment_count * sizeof(*replay->segments));
     if (!replay->segments)
         return KM_E_NO_MEMORY;
     for (uint32_t i = 0; i < replay->segment_count; i++) {
@@ -503,7 +561,9 @@ km_status km__replay(struct km_store *store, km_error *error)
     if (rc)
         rc = explain(&replay, rc);
     for (uint32_t i = 0; i < replay.segment_count; i++)
-        release_lists(&replay, &replay.segments[i]);
+        release_lists(&replay, replay.segments[i].lists);
+    for (uint32_t i = 0; i < REPLAY_THREADS_MAX; i++)
+        release_lists(&replay, replay.spare[i]);
     km__release(store->allocator, replay.segments, replay.segment_count * sizeof(*replay.segments));
     store->recovered_ns = store->os->ops->now_ns(store->os) - begin_ns;
     return rc;

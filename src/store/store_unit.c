@@ -69,7 +69,8 @@ static km_status order_changes(struct unit *unit)
         struct change *change = unit->order[i];
 
         change->has_placeholder = 0;
-        change->is_superseded = i + 1 < unit->count && compare_keys(change, unit->order[i + 1]) == 0;
+        change->is_superseded = i + 1 < unit->count &&
+                                compare_keys(change, unit->order[i + 1]) == 0;
         if (change->is_superseded)
             continue;
         unit->order[kept++] = change;
@@ -107,7 +108,8 @@ static void unlock_all(struct unit *unit)
 /* ---- index room -------------------------------------------------------------------------- */
 
 /* As km__hash_refs(), for an index that holds this unit's placeholders too. */
-static km_status hash_unit_refs(void *context, const uint64_t *refs, size_t count, uint64_t *out_hashes)
+static km_status hash_unit_refs(void *context, const uint64_t *refs, size_t count,
+                                uint64_t *out_hashes)
 {
     const struct unit *unit = context;
     km_status rc = KM_OK;
@@ -211,7 +213,8 @@ static km_status begin_special(struct unit *unit)
     struct log *log = unit->store->log;
     km_status rc = km__log_special_begin(log, unit->log_size, unit->class, &unit->space);
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     write_all(unit);
     return km__log_special_write(log, &unit->space);
 }
@@ -234,7 +237,8 @@ static km_status try_unit(struct unit *unit, uint64_t *out_position)
     int is_special = unit->log_size > km__log_unit_size_max(log);
     km_status rc = is_special ? begin_special(unit) : KM_OK;
 
-    if (rc) return rc;
+    if (rc)
+        return rc;
     km__epoch_enter();
     lock_all(unit);
     rc = prepare_all(unit);
@@ -261,8 +265,8 @@ static km_status try_unit(struct unit *unit, uint64_t *out_position)
     return rc;
 }
 
-km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count, km_buffer *previous,
-                          int *out_existed, uint64_t *out_position)
+km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count,
+                          km_buffer *previous, int *out_existed, uint64_t *out_position)
 {
     struct unit unit = {.store = store, .changes = changes, .count = count, .previous = previous};
     km_status rc = order_changes(&unit);

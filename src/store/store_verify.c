@@ -36,12 +36,13 @@ static void tell(struct check *check, const km_error *finding)
         check->found(check->context, finding);
 }
 
-static void tell_place(void *context, const char *file, uint64_t offset, uint64_t size, const char *what)
+static void tell_place(void *context, const char *file, uint64_t offset, uint64_t size,
+                       const char *what)
 {
     km_error finding;
 
-    km__ignore(km__fail(&finding, KM_E_CORRUPT, file, offset, 0, "%s (%llu bytes from offset %llu)", what,
-                        (unsigned long long)size, (unsigned long long)offset),
+    km__ignore(km__fail(&finding, KM_E_CORRUPT, file, offset, 0, "%s (%llu bytes from offset %llu)",
+                        what, (unsigned long long)size, (unsigned long long)offset),
                "the status is the one given");
     tell(context, &finding);
 }
@@ -57,7 +58,8 @@ static km_status lock_folder(struct check *check, km_error *error)
         return KM_OK; /* missing or damaged: nobody can hold it */
     rc = ops->lock(check->lock_file, OS_LOCK_SHARED);
     if (rc == KM_E_LOCKED)
-        return km__fail(error, rc, "LOCK", 0, 0, "the store is open in another process: close it there first");
+        return km__fail(error, rc, "LOCK", 0, 0,
+                        "the store is open in another process: close it there first");
     return KM_OK;
 }
 
@@ -82,8 +84,8 @@ static km_status open_damaged(struct check *check, const char *path, km_error *e
     if (!rc)
         rc = ops->open_subdir(check->dir, "log", &check->log_dir);
     if (rc)
-        return km__fail(error, rc == KM_E_IO ? rc : KM_E_NOT_A_STORE, NULL, 0, ops->last_error(check->os),
-                        "%s holds no store's log", path);
+        return km__fail(error, rc == KM_E_IO ? rc : KM_E_NOT_A_STORE, NULL, 0,
+                        ops->last_error(check->os), "%s holds no store's log", path);
     rc = lock_folder(check, error);
     if (!rc)
         read_identity(check);
@@ -116,15 +118,18 @@ static km_status rescue_all(struct check *check, log_visit_fn visit, km_error *e
     check->result.record_count = rescue.record_count;
     check->result.torn_bytes = rescue.torn_bytes;
     if (rc == KM_E_CORRUPT)
-        rc = km__fail(error, rc, NULL, 0, 0, "neither IDENTITY nor any segment's header can be read");
+        rc = km__fail(error, rc, NULL, 0, 0,
+                      "neither IDENTITY nor any segment's header can be read");
     else if (rc)
-        rc = km__fail(error, rc, NULL, 0, check->os->ops->last_error(check->os), "cannot go through the log");
+        rc = km__fail(error, rc, NULL, 0, check->os->ops->last_error(check->os),
+                      "cannot go through the log");
     return rc;
 }
 
 /* ---- verify ------------------------------------------------------------------------------ */
 
-static km_status ignore_record(void *context, const struct record *record, const uint8_t *bytes, uint64_t position)
+static km_status ignore_record(void *context, const struct record *record, const uint8_t *bytes,
+                               uint64_t position)
 {
     (void)context;
     (void)record;
@@ -142,7 +147,8 @@ static km_status open_to_verify(struct check *check, const char *path, km_error 
 
     options.mode = KM_OPEN_READ_ONLY;
     rc = km__store_open_with(check->os, path, &options, 0, &store, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = km_store_stats(store, &stats);
     check->result.segment_count = stats.segment_count;
     check->result.record_count = stats.recovered_records;
@@ -161,7 +167,8 @@ km_status km__store_verify_with(struct os *os, const char *path, km_finding_fn f
     if (rc == KM_E_CORRUPT) {
         tell(&check, &error);
         if (!open_damaged(&check, path, &other))
-            km__ignore(rescue_all(&check, ignore_record, &other), "the damage itself is the answer");
+            km__ignore(rescue_all(&check, ignore_record, &other),
+                       "the damage itself is the answer");
         close_damaged(&check);
     }
     if (out_error && rc)
@@ -171,8 +178,8 @@ km_status km__store_verify_with(struct os *os, const char *path, km_finding_fn f
     return rc;
 }
 
-km_status km_verify(const char *path, km_finding_fn found, void *context, km_check_result *out_result,
-                    km_error *out_error)
+km_status km_verify(const char *path, km_finding_fn found, void *context,
+                    km_check_result *out_result, km_error *out_error)
 {
     if (!path || !*path)
         return km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "the path is empty");
@@ -181,7 +188,8 @@ km_status km_verify(const char *path, km_finding_fn found, void *context, km_che
 
 /* ---- salvage ----------------------------------------------------------------------------- */
 
-static km_status map_of(struct check *check, const struct record *record, const km_bytes *name, km_map **out_map)
+static km_status map_of(struct check *check, const struct record *record, const km_bytes *name,
+                        km_map **out_map)
 {
     km_map **map = &check->maps[record->map];
     char made_up[32];
@@ -196,16 +204,18 @@ static km_status map_of(struct check *check, const struct record *record, const 
         return km_map_open_or_create(check->store, *name, KM_HASH, map);
     snprintf(made_up, sizeof(made_up), "map-%u", record->map);
     rc = km_map_open_or_create(check->store, km_bytes_of_string(made_up), KM_HASH, map);
-    if (rc) return rc;
-    km__ignore(km__fail(&finding, KM_E_CORRUPT, NULL, 0, 0, "the name of map %u is lost: it is called %s now",
-                        record->map, made_up),
+    if (rc)
+        return rc;
+    km__ignore(km__fail(&finding, KM_E_CORRUPT, NULL, 0, 0,
+                        "the name of map %u is lost: it is called %s now", record->map, made_up),
                "the status is the one given");
     tell(check, &finding);
     *out_map = *map;
     return KM_OK;
 }
 
-static km_status copy_record(void *context, const struct record *record, const uint8_t *bytes, uint64_t position)
+static km_status copy_record(void *context, const struct record *record, const uint8_t *bytes,
+                             uint64_t position)
 {
     struct check *check = context;
     const uint8_t *value = bytes + km__record_payload_offset(record->flags);
@@ -219,18 +229,13 @@ static km_status copy_record(void *context, const struct record *record, const u
     if (record->kind == RECORD_MAP_CREATED)
         return map_of(check, record, &key, &map);
     rc = map_of(check, record, NULL, &map);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     switch (record->kind) {
-    case RECORD_PUT:
-        return km_put(map, key, km_bytes_of(value, record->value_size), NULL);
-    case RECORD_DELETE:
-        rc = km_del(map, key, NULL);
-        return rc == KM_NOT_FOUND ? KM_OK : rc;
-    case RECORD_MAP_CLEARED:
-        return km_map_clear(map);
-    default:
-        check->maps[record->map] = NULL;
-        return km_map_drop(map);
+    case RECORD_PUT: return km_put(map, key, km_bytes_of(value, record->value_size), NULL);
+    case RECORD_DELETE: rc = km_del(map, key, NULL); return rc == KM_NOT_FOUND ? KM_OK : rc;
+    case RECORD_MAP_CLEARED: return km_map_clear(map);
+    default: check->maps[record->map] = NULL; return km_map_drop(map);
     }
 }
 
@@ -242,7 +247,8 @@ static km_status fill_new_store(struct check *check, const char *new_path, km_er
 
     options.mode = KM_CREATE_NEW;
     rc = km__store_open_with(check->os, new_path, &options, 1, &check->store, error);
-    if (rc) return rc;
+    if (rc)
+        return rc;
     rc = rescue_all(check, copy_record, error);
     if (!rc)
         rc = km_store_stats(check->store, &stats);

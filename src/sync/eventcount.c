@@ -28,7 +28,8 @@ void km__eventcount_cancel(struct eventcount *eventcount)
 
 void km__eventcount_wait(struct eventcount *eventcount, uint32_t ticket, uint64_t timeout_ns)
 {
-    struct timespec timeout = {(time_t)(timeout_ns / 1000000000u), (long)(timeout_ns % 1000000000u)};
+    struct timespec timeout = {(time_t)(timeout_ns / 1000000000u),
+                               (long)(timeout_ns % 1000000000u)};
 
     syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAIT_PRIVATE, ticket,
             timeout_ns == KM__WAIT_FOREVER ? NULL : &timeout, NULL, 0);
@@ -37,6 +38,8 @@ void km__eventcount_wait(struct eventcount *eventcount, uint32_t ticket, uint64_
 
 void km__eventcount_wake_slow(struct eventcount *eventcount)
 {
+    /* pairs with km__eventcount_prepare() */
     atomic_fetch_add_explicit(&eventcount->sequence, 1, memory_order_release);
-    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL,
+            0);
 }
