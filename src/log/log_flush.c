@@ -123,7 +123,7 @@ static void append_mark(struct log *log, uint64_t durable)
     km__epoch_leave();
 }
 
-km_status km__log_write_marks(struct log *log, int clean)
+km_status km__log_write_marks(struct log *log, int is_clean, int is_synced)
 {
     const struct os_ops *ops = log->os->ops;
     struct marks marks = log->marks;
@@ -134,14 +134,14 @@ km_status km__log_write_marks(struct log *log, int clean)
         return rc; /* nothing was promised; the next interval tries again */
     marks.sequence++;
     marks.durable = km__log_durable(log);
-    marks.clean = (uint32_t)clean;
+    marks.clean = (uint32_t)is_clean;
     memcpy(marks.boot_id, log->boot_id, BOOT_ID_SIZE);
     if (ops->wall_ms(log->os) > marks.clock_ms)
         marks.clock_ms = ops->wall_ms(log->os);
     km__marks_encode(&marks, bytes);
     rc = ops->write_at(log->options.marks_file, (marks.sequence & 1) * MARKS_SLOT_SIZE, bytes,
                        MARKS_SLOT_SIZE);
-    if (!rc)
+    if (!rc && is_synced)
         rc = ops->sync(log->options.marks_file);
     km__release(&log->os->allocator, bytes, MARKS_SLOT_SIZE);
     if (rc)

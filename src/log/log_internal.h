@@ -120,7 +120,7 @@ struct log {
     uint64_t found_end;
     uint32_t end_index; /* of the segment that holds it, in the chain */
     int found_clean;    /* the end is where a clean close left it, in this boot */
-    int ring_was_used;  /* records were taken from the ring */
+    int was_clean;      /* [c] the log goes on in place */
 
     _Atomic uint64_t sync_count, wait_count, wait_longest_ns; /* [a] statistics */
     _Atomic int durable_fd;                                   /* [a] -1: none */
@@ -171,8 +171,6 @@ void km__ring_unlink_unused(struct log *log);
 /* Copy `size` bytes that begin at linear position `at`, commit word (8 bytes into them) last. */
 void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size,
                    uint64_t commit_word);
-/* No record begins at linear position `at`: what an older lap left there is not to be asked about. */
-void km__ring_clear_commit(struct ring *ring, uint64_t at);
 
 /* log_segment.c; under prepare_lock */
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error);
@@ -204,7 +202,9 @@ km_status km__log_find_chain(struct log *log, km_error *error);
 
 /* log_flush.c */
 km_status km__log_flush_pieces(struct log *log);
-km_status km__log_write_marks(struct log *log, int clean); /* under sync_lock */
+/* Under sync_lock. Each slot of MARKS fits a sector that is used: not syncing leaves it old or new.
+ */
+km_status km__log_write_marks(struct log *log, int is_clean, int is_synced);
 
 /* log_append.c */
 void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset);

@@ -6,6 +6,10 @@
  * I2. A log goes on in its last segment only if that was left by a clean close in this boot and
  *     nobody has written since. Otherwise it goes on in a new segment, numbered above every name in
  * the folder: no position is ever used twice, whatever a power cut lost.
+ * I3. Opening for writing takes the word `clean` in MARKS back, in the kernel's copy at least. That
+ *     is enough: in the same boot the copy is the truth, and in another I2 asks for a new segment.
+ *     Without it a writer that is killed before its first flush would leave a store that looks as
+ *     if it had been closed.
  */
 #include "log/log_internal.h"
 
@@ -325,6 +329,11 @@ static km_status start_files(struct log *log, km_error *error)
     rc = can_continue_in_place(log) ? continue_in_place(log, error) : continue_after(log, error);
     if (rc)
         return rc;
+    log->was_clean = log->start_number == km__position_number(log->found_end);
+    rc = km__log_write_marks(log, 0, 0);
+    if (rc)
+        return km__fail(error, rc, "MARKS", 0, log->os->ops->last_error(log->os),
+                        "cannot write the marks");
     km__ring_unlink_unused(log);
     last = km__segment_at(log, log->start_number);
     if (last->ring)
@@ -366,14 +375,19 @@ static km_status trim_ready(struct log *log)
     return rc;
 }
 
-/* What comes next in the ring is nothing: recovery then knows without reading more of it. */
-static void end_ring(struct log *log)
+/* Say that the log ends here and is closed. Where nothing was written since the store was opened,
+ * only the word that opening took back is given back: the kernel's copy is enough, as it was then.
+ */
+static km_status mark_closed(struct log *log)
 {
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
-    const struct segment *segment = km__segment_at(log, km__position_number(tail));
+    km_status rc = KM_OK;
 
-    if (segment->ring && segment->size - km__position_offset(tail) >= RECORD_HEADER_SIZE)
-        km__ring_clear_commit(segment->ring, segment->linear_start + km__position_offset(tail));
+    km__mutex_lock(&log->sync_lock);
+    if (!log->marks.clean)
+        rc = km__log_write_marks(log, 1,
+                                 !(log->was_clean && km__log_durable(log) == log->found_end));
+    km__mutex_unlock(&log->sync_lock);
+    return rc;
 }
 
 km_status km__log_stop(struct log *log, km_error *error)
@@ -389,12 +403,7 @@ km_status km__log_stop(struct log *log, km_error *error)
     if (!rc)
         rc = km__log_sync(log);
     if (!rc)
-        end_ring(log);
-    km__mutex_lock(&log->sync_lock);
-    if (!rc && (!log->marks.clean || log->marks.durable != log->durable ||
-                memcmp(log->marks.boot_id, log->boot_id, BOOT_ID_SIZE) != 0))
-        rc = km__log_write_marks(log, 1);
-    km__mutex_unlock(&log->sync_lock);
+        rc = mark_closed(log);
     if (!rc)
         km__ring_unlink_unused(log);
     if (rc && km__log_error(log, error ? error : &(km_error){0}) == KM_NOT_FOUND)

@@ -443,7 +443,6 @@ struct ring_walk {
     struct segment *segment;
     uint8_t *rings[RING_LOG2_MAX + 1]; /* copies of the ring files */
     uint64_t flushed;                  /* I4 */
-    int extended;                      /* the last segment was looked at beyond its scan */
 };
 
 static km_status ring_of(struct ring_walk *walk, uint8_t **out_bytes, km_error *error)
@@ -529,7 +528,6 @@ static void take_record(struct ring_walk *walk, const uint8_t *ring_bytes, uint6
     if (size <= available && (to[12] == RECORD_PADDING || size <= ring_size) &&
         km__record_decode(to, available, place, &record) == RECORD_OK) {
         *out_size = size;
-        walk->log->ring_was_used = 1;
         return;
     }
     memset(to, 0, size <= available && size <= ring_size ? size : RECORD_HEADER_SIZE);
@@ -612,7 +610,8 @@ static km_status judge_end(struct log *log, const struct ring_walk *walk, uint64
         (unsigned long long)(durable > walk->flushed ? durable : walk->flushed));
 }
 
-/* Whether the store was closed cleanly at `end` and nobody has written since. */
+/* Whether the store was closed cleanly at `end` and nobody has written since: who opens it for
+ * writing takes the word `clean` back before anything else (log_open.c, I3). */
 static int is_clean_end(const struct log *log, uint64_t end)
 {
     const struct segment *segment = km__segment_at(log, km__position_number(end));
@@ -625,49 +624,6 @@ static int is_clean_end(const struct log *log, uint64_t end)
             km__load64(segment->mapping + offset + 8) == 0);
 }
 
-/* Whether the ring has a commit word where the segment's scan ended: a clean close leaves none. */
-static km_status peek_ring(const struct ring_walk *walk, int *out_is_used, km_error *error)
-{
-    const struct os_ops *ops = walk->log->os->ops;
-    const struct segment *segment = walk->segment;
-    uint64_t mask = (UINT64_C(1) << segment->ring_log2) - 1;
-    uint64_t at = (segment->linear_start + segment->end_offset + 8) & mask;
-    uint8_t word[8] = {0};
-    struct os_file *file = NULL;
-    char name[RING_NAME_SIZE];
-    km_status rc = KM_OK;
-
-    if (segment->ring_log2) {
-        km__ring_name(segment->ring_log2, name);
-        rc = ops->open_file(walk->log->options.store_dir, name, OS_OPEN_READ, &file);
-        if (!rc)
-            rc = ops->read_at(file, RING_DATA_OFFSET + at, word, sizeof(word));
-        ops->close_file(file);
-        if (rc)
-            return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, name, 0,
-                            ops->last_error(walk->log->os), "cannot read the tail ring");
-    }
-    *out_is_used = km__load64(word) != 0;
-    return KM_OK;
-}
-
-/* Look for records beyond the scan of the segment, unless a clean close says that there are none
- * and nothing was written since: MARKS still says clean then. */
-static km_status extend_unless_clean(struct ring_walk *walk, log_visit_fn visit, void *context,
-                                     km_error *error)
-{
-    const struct segment *segment = walk->segment;
-    km_status rc;
-
-    walk->extended = !is_clean_end(walk->log, km__position(segment->number, segment->end_offset));
-    if (!walk->extended) {
-        rc = peek_ring(walk, &walk->extended, error);
-        if (rc)
-            return rc;
-    }
-    return walk->extended ? extend_segment(walk, visit, context, error) : KM_OK;
-}
-
 static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *context,
                              uint32_t *out_index, km_error *error)
 {
@@ -677,11 +633,12 @@ static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *c
     for (uint32_t i = 0;; i++) { /* ends with the chain */
         struct segment *segment = km__segment_at(log, log->chain[i]);
 
+        uint64_t end = km__position(segment->number, segment->end_offset);
+
         walk->segment = segment;
-        walk->extended = 0;
         *out_index = i;
-        if (!is_left(segment)) {
-            rc = extend_unless_clean(walk, visit, context, error);
+        if (!is_left(segment) && !is_clean_end(log, end)) {
+            rc = extend_segment(walk, visit, context, error);
             if (rc)
                 return rc;
         }
@@ -710,7 +667,7 @@ km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, u
     rc = walk_to_end(&walk, visit, context, &index, error);
     if (rc) goto out;
     end = km__position(walk.segment->number, walk.segment->end_offset);
-    log->found_clean = !walk.extended && is_clean_end(log, end);
+    log->found_clean = is_clean_end(log, end);
     if (!log->found_clean) {
         torn = search_marks(log, walk.segment, walk.segment->end_offset);
         for (uint32_t i = index + 1; i < log->chain_count; i++)

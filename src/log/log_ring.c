@@ -35,13 +35,6 @@ void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_
         memory_order_release); /* pairs with recovery, in another process */
 }
 
-void km__ring_clear_commit(struct ring *ring, uint64_t at)
-{
-    /* pairs with recovery, in another process */
-    atomic_store_explicit((_Atomic uint64_t *)(void *)(ring->data + ((at + 8) & (ring->size - 1))), 0,
-                          memory_order_release);
-}
-
 void km__ring_set_flushed(struct ring *ring, const uint8_t boot_id[BOOT_ID_SIZE], uint64_t flushed)
 {
     uint8_t *state = ring->file_bytes + RING_HEADER_SIZE;

@@ -67,7 +67,7 @@ void km__log_sync_once(struct log *log)
     km__ignore(km__log_sync(log), "a failure is recorded where it happens");
     km__mutex_lock(&log->sync_lock);
     if (!log->in_memory && !km__log_writable(log) && log->marks.durable < km__log_durable(log))
-        km__ignore(km__log_write_marks(log, 0), "a failure is recorded where it happens");
+        km__ignore(km__log_write_marks(log, 0, 1), "a failure is recorded where it happens");
     km__mutex_unlock(&log->sync_lock);
 }
 

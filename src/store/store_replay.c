@@ -47,6 +47,12 @@ struct replay_segment {
 /* Lists by worker, then the events. */
 #define REPLAY_LISTS (REPLAY_THREADS_MAX + 1)
 
+/* Memory of lists that were applied, for the next round. */
+struct spare_lists {
+    struct entry_list lists[REPLAY_LISTS];
+    int is_there;
+};
+
 struct replay {
     struct km_store *store;
     km_error *error;
@@ -55,9 +61,8 @@ struct replay {
     struct replay_segment *segments; /* of the chain */
     _Atomic uint32_t next_scan;      /* [a] the next segment to be scanned in this round */
     uint32_t scan_end;
-    struct entry_list spare[REPLAY_THREADS_MAX]
-                           [REPLAY_LISTS]; /* memory of lists that were applied */
-    uint32_t apply_begin, apply_end;       /* segments to be applied in this round */
+    struct spare_lists spare[REPLAY_THREADS_MAX];
+    uint32_t apply_begin, apply_end; /* segments to be applied in this round */
     uint64_t done_bytes, total_bytes;
     _Atomic uint64_t failed_position; /* [a] */
 };
@@ -374,14 +379,15 @@ static void release_lists(struct replay *replay, struct entry_list lists[REPLAY_
 static void recycle_lists(struct replay *replay, struct replay_segment *segment)
 {
     for (uint32_t i = 0; i < replay->worker_count; i++) {
-        if (replay->spare[i][0].entries)
+        if (replay->spare[i].is_there)
             continue;
-        release_lists(replay, replay->spare[i]); /* a list other than the first may have memory */
-        memcpy(replay->spare[i], segment->lists, sizeof(segment->lists));
+        replay->spare[i].is_there = 1;
+        for (uint32_t j = 0; j < REPLAY_LISTS; j++) {
+            replay->spare[i].lists[j] = segment->lists[j];
+            replay->spare[i].lists[j].count = 0;
+        }
         memset(segment->lists, 0, sizeof(segment->lists));
-        for (uint32_t j = 0; j < REPLAY_LISTS; j++)
-            replay->spare[i][j].count = 0;
-        break;
+        return;
     }
     release_lists(replay, segment->lists);
 }
@@ -389,9 +395,10 @@ static void recycle_lists(struct replay *replay, struct replay_segment *segment)
 static void adopt_lists(struct replay *replay, uint32_t begin)
 {
     for (uint32_t i = begin; i < replay->scan_end; i++) {
-        memcpy(replay->segments[i].lists, replay->spare[i - begin],
-               sizeof(replay->segments[i].lists));
-        memset(replay->spare[i - begin], 0, sizeof(replay->spare[i - begin]));
+        struct spare_lists *spare = &replay->spare[i - begin];
+
+        memcpy(replay->segments[i].lists, spare->lists, sizeof(spare->lists));
+        memset(spare, 0, sizeof(*spare));
     }
 }
 
@@ -563,7 +570,7 @@ km_status km__replay(struct km_store *store, km_error *error)
     for (uint32_t i = 0; i < replay.segment_count; i++)
         release_lists(&replay, replay.segments[i].lists);
     for (uint32_t i = 0; i < REPLAY_THREADS_MAX; i++)
-        release_lists(&replay, replay.spare[i]);
+        release_lists(&replay, replay.spare[i].lists);
     km__release(store->allocator, replay.segments, replay.segment_count * sizeof(*replay.segments));
     store->recovered_ns = store->os->ops->now_ns(store->os) - begin_ns;
     return rc;

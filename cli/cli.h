@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cli.h -- what the files of the keepmap tool share.
+ *
+ * I1. Results go to stdout through output.c alone. It keeps the first failed write, and main turns
+ *     it into the exit code: a result that did not arrive is never reported as success.
+ * I2. An error is one line on stderr that begins with `keepmap: `. Bytes from keys, names and files
+ *     reach it escaped, so that a hostile key cannot drive the terminal.
+ * I3. A function that returns `int` and takes a `struct cli *` returns an exit code, and has
+ *     printed the reason if it is not EXIT_DONE.
+ *
+ * The tool knows the library by its public header only.
+ */
+#ifndef KEEPMAP_CLI_H
+#define KEEPMAP_CLI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "keepmap/keepmap.h"
+
+/* Exit codes; keepmap(1) promises them. */
+enum exit_code {
+    EXIT_DONE = 0,
+    EXIT_NOT_FOUND = 1, /* no such key or map */
+    EXIT_USAGE = 2,     /* fix the command line or the input */
+    EXIT_FAILED = 3,    /* reading or writing failed, the store is locked, the disk is full */
+    EXIT_CORRUPT = 4    /* the store is damaged */
+};
+
+enum value_format { VALUE_AUTO, VALUE_RAW, VALUE_JSON, VALUE_HEX };
+
+struct format;
+struct cli;
+
+/* What the command line said; 0 or NULL where it was silent. */
+struct settings {
+    km_bytes map;  /* --map, unescaped; "main" by default */
+    int map_given; /* --map is there */
+    km_durability durable;
+    enum value_format value_format;
+    int escaped;
+    const char *input_path;
+    const struct format *format; /* --from or --to */
+    uint64_t batch_count;
+    int ack;
+    int all;
+    uint64_t bench_count;
+    uint64_t bench_value_size;
+    uint64_t bench_threads;
+    int quiet;
+    int help;
+};
+
+/* One entry of the table of verbs (main.c). */
+struct verb {
+    const char *name;
+    const char *arguments; /* as the help shows them; the first is the store's folder */
+    int argument_count;
+    unsigned options;    /* bits of enum option_bit */
+    const char *summary; /* one line */
+    const char *details; /* for `keepmap VERB --help` */
+    int (*run)(struct cli *cli);
+};
+
+/* A run of the tool. */
+struct cli {
+    const struct verb *verb;
+    struct settings settings;
+    char **arguments; /* verb->argument_count of them */
+    int output_error; /* errno of the first failed write to stdout, or 0 (I1) */
+    int output_is_terminal;
+    int message_is_terminal;
+    struct progress *recovery; /* while a store is being opened */
+};
+
+/* ---- options.c: the command line ----------------------------------------------------------- */
+
+enum option_bit {
+    OPTION_MAP = 1 << 0,
+    OPTION_DURABLE = 1 << 1,
+    OPTION_FORMAT = 1 << 2,
+    OPTION_ESCAPED = 1 << 3,
+    OPTION_INPUT = 1 << 4,
+    OPTION_FROM = 1 << 5,
+    OPTION_TO = 1 << 6,
+    OPTION_BATCH = 1 << 7,
+    OPTION_ACK = 1 << 8,
+    OPTION_ALL = 1 << 9,
+    OPTION_COUNT = 1 << 10,
+    OPTION_VALUE_SIZE = 1 << 11,
+    OPTION_THREADS = 1 << 12,
+    OPTION_QUIET = 1 << 13,
+    OPTION_HELP = 1 << 14 /* every verb has it */
+};
+
+/*
+ * Read the options and arguments of cli->verb; argv[0] is the verb's name. Fills settings and
+ * arguments. Options may stand anywhere before `--`.
+ */
+int cli_parse(struct cli *cli, int argc, char **argv);
+
+/* Print what `keepmap VERB --help` shows, from the verb's entry and the table of options. */
+void cli_print_verb_help(struct cli *cli, const struct verb *verb);
+
+/* ---- session.c: stores, maps, arguments, errors ---------------------------------------------- */
+
+/* Print one line on stderr: the prefix, then the text, escaped (I2). */
+void cli_message(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* As cli_message(), unless --quiet was given: for what is no error. */
+void cli_note(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Whether a status means that the call has to be changed, the disk looked at, ... */
+int cli_exit_code(km_status status);
+
+/* Print what an error of a slow call says; returns the exit code of its status. */
+int cli_fail(km_status status, const km_error *error);
+
+/* The same for a call on an open store that has no km_error; `doing` completes "cannot ...". */
+int cli_fail_in_store(const km_store *store, km_status status, const char *doing);
+
+/* Open the store that the first argument names. */
+int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store);
+
+/* Close a store (NULL accepted) after work that came to `code`; returns the worse of the two. */
+int cli_close(km_store *store, int code);
+
+/* The map that settings.map names: find it, or make it. */
+int cli_find_map(struct cli *cli, km_store *store, km_map **out_map);
+int cli_make_map(struct cli *cli, km_store *store, km_map **out_map);
+
+/* An argument as bytes, unescaped (in place, once) if --escaped was given. */
+int cli_argument(struct cli *cli, int index, km_bytes *out_bytes);
+
+enum { QUOTED_MAX = 160 };
+
+/* Bytes for a message: in quotes, escaped, cut off with `...` where they are long. */
+void cli_quote(km_bytes bytes, char out_text[QUOTED_MAX]);
+
+/* ---- output.c: stdout ------------------------------------------------------------------------ */
+
+/* Make descriptors 0 to 2 exist, so that no file of a store can become stdout; ignore SIGPIPE. */
+void cli_output_init(struct cli *cli);
+
+/* Write bytes, a string, formatted text. Nothing is written after a failure. */
+void cli_write(struct cli *cli, const void *data, size_t size);
+void cli_write_string(struct cli *cli, const char *string);
+void cli_print(struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Pass on what is buffered. Returns 0, or the errno of the first failed write. */
+int cli_flush(struct cli *cli);
+
+/*
+ * Close stdout; returns `code`, or EXIT_FAILED with a message if a write failed. If the reader of a
+ * pipe went away, does not return: the process ends by SIGPIPE, quietly, as other tools do.
+ */
+int cli_output_finish(struct cli *cli, int code);
+
+/* ---- escape.c: bytes as text ----------------------------------------------------------------- */
+
+/* Bytes of the valid UTF-8 character at `data` (1 to 4), or 0 if there is none. */
+size_t cli_utf8_size(const unsigned char *data, size_t size);
+
+/* Whether all of the bytes are valid UTF-8. */
+int cli_is_utf8(km_bytes bytes);
+
+/*
+ * How many bytes from the start are safe on a terminal and in a line of text: valid UTF-8 without
+ * control characters (C0, DEL, C1). A backslash counts as safe here.
+ */
+size_t cli_safe_size(const unsigned char *data, size_t size);
+
+/* Write bytes with \t, \n, \\ and \xHH for whatever is not plain text; cli_unescape() reads it. */
+void cli_write_escaped(struct cli *cli, km_bytes bytes);
+
+/* Replace the escapes in `data` in place; returns the new size, or SIZE_MAX if one is malformed. */
+size_t cli_unescape(unsigned char *data, size_t size);
+
+/* Write two hex digits for each byte. */
+void cli_write_hex(struct cli *cli, km_bytes bytes);
+
+/* Value of a hex digit, or -1. */
+int cli_hex_digit(unsigned char digit);
+
+/* Write bytes in base64 (RFC 4648, padded). */
+void cli_write_base64(struct cli *cli, km_bytes bytes);
+
+/* Decode base64 in place; returns the new size, or SIZE_MAX if it is malformed. */
+size_t cli_decode_base64(unsigned char *data, size_t size);
+
+/* ---- input.c: lines of a file or pipe -------------------------------------------------------- */
+
+/* Where lines come from. data[start..end) was read and not yet consumed. */
+struct input {
+    int fd;
+    const char *name; /* for messages */
+    unsigned char *data;
+    size_t capacity;
+    size_t start;
+    size_t end;
+    size_t line_max;     /* a longer line is refused */
+    uint64_t line;       /* number of the line returned last, from 1 */
+    uint64_t done_size;  /* bytes consumed */
+    uint64_t total_size; /* of a regular file; 0 if not known */
+    int ended;
+};
+
+enum input_result { INPUT_LINE, INPUT_END, INPUT_TOO_LONG, INPUT_NO_MEMORY, INPUT_FAILED };
+
+/* Begin to read a file, or stdin for NULL. */
+int cli_input_open(struct input *input, const char *path);
+void cli_input_close(struct input *input);
+
+/*
+ * The next line without its newline. It may be changed in place, and lives until the next call.
+ * Waits for no more input than the line itself. After INPUT_FAILED errno tells the cause.
+ */
+enum input_result cli_input_line(struct input *input, unsigned char **out_line, size_t *out_size);
+
+/* The same line without consuming it; it must not be changed. */
+enum input_result cli_input_peek(struct input *input, unsigned char **out_line, size_t *out_size);
+
+/* Read all of stdin, at most size_max bytes; *out_data is to be freed. */
+int cli_read_stdin(size_t size_max, unsigned char **out_data, size_t *out_size);
+
+/* ---- format_*.c: records as text ------------------------------------------------------------- */
+
+enum { READER_PROBLEM_MAX = 200 };
+
+/* Reads records of one format. Names, keys and values live until the next read. */
+struct reader {
+    struct input *input;
+    const struct format *format;
+    int escaped;  /* tsv: fields have escapes */
+    km_bytes map; /* where the input names one; data is NULL where not */
+    km_bytes key;
+    km_bytes value;
+    char problem[READER_PROBLEM_MAX]; /* set with READER_BAD */
+    struct mdb_state *mdb;
+};
+
+enum reader_result {
+    READER_RECORD, /* key and value, and map where named */
+    READER_MAP,    /* a map was named or begun, without a record so far */
+    READER_END,
+    READER_BAD,   /* problem says what is wrong with line input->line */
+    READER_FAILED /* the input could not be read; printed */
+};
+
+/* A text form of records. */
+struct format {
+    const char *name;
+    uint64_t growth; /* bytes of text per byte of data, at most */
+    enum reader_result (*read)(struct reader *reader);
+    void (*write_begin)(struct cli *cli, km_bytes map, uint64_t live_size);
+    void (*write_record)(struct cli *cli, km_bytes map, km_bytes key, km_bytes value);
+    void (*write_end)(struct cli *cli);
+    int (*can_name)(km_bytes map); /* whether a map of this name can be written */
+};
+
+extern const struct format cli_format_tsv;
+extern const struct format cli_format_json;
+extern const struct format cli_format_mdb;
+
+/* Find a format by its name; NULL if there is none. */
+const struct format *cli_format_find(const char *name);
+
+/* Guess the format by the first line; changes nothing in the input but its buffer. */
+const struct format *cli_format_guess(struct input *input);
+
+/* Read a line for a reader; READER_RECORD stands for success. */
+enum reader_result cli_reader_line(struct reader *reader, unsigned char **out_line,
+                                   size_t *out_size);
+
+/* Set the reader's problem and return READER_BAD. */
+enum reader_result cli_reader_bad(struct reader *reader, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Check the sizes of a record against the limits of the library. */
+enum reader_result cli_reader_check(struct reader *reader);
+
+/* Release what a reader holds. */
+void cli_reader_fini(struct reader *reader);
+
+/* Write `"name": "text"`, or `"name64": "base64"` for bytes that are not UTF-8. */
+void cli_write_json_member(struct cli *cli, const char *name, km_bytes bytes);
+
+/* ---- progress.c: a bar for long work ----------------------------------------------------------
+ */
+
+struct progress {
+    const char *label;
+    uint64_t begin_ns;
+    uint64_t drawn_ns; /* when the bar was drawn last; 0: never */
+    int enabled;       /* stderr is a terminal, and not --quiet */
+};
+
+void cli_progress_begin(const struct cli *cli, struct progress *progress, const char *label);
+void cli_progress_update(struct progress *progress, uint64_t done_size, uint64_t total_size);
+
+/* Remove the bar, so that a message can follow. */
+void cli_progress_end(struct progress *progress);
+
+/* Monotonic time. */
+uint64_t cli_now_ns(void);
+
+/* ---- the verbs --------------------------------------------------------------------------------
+ */
+
+int cli_run_set(struct cli *cli);
+int cli_run_get(struct cli *cli);
+int cli_run_del(struct cli *cli);
+int cli_run_count(struct cli *cli);
+int cli_run_list(struct cli *cli);
+int cli_run_load(struct cli *cli);
+int cli_run_dump(struct cli *cli);
+int cli_run_stat(struct cli *cli);
+int cli_run_verify(struct cli *cli);
+int cli_run_salvage(struct cli *cli);
+int cli_run_bench(struct cli *cli);
+
+#endif /* KEEPMAP_CLI_H */
