@@ -382,6 +382,7 @@ km_status km__log_scan(struct log *log, uint32_t index, log_visit_fn visit, void
     struct segment *segment = km__segment_at(log, log->chain[index]);
     struct unit_scan scan = scan_of(log, segment, visit, context);
 
+    log->os->ops->read_ahead(segment->file, segment->size); /* the mapping itself reads singly */
     return scan_units(&scan, SEGMENT_HEADER_SIZE, &segment->end_offset);
 }
 

@@ -109,8 +109,10 @@ static km_status map_segment(struct rescue_log *log, struct rescue_segment *segm
     if (!rc && segment->size > SEGMENT_SIZE_MAX)
         segment->size = SEGMENT_SIZE_MAX;
     segment->size = km__round_down(segment->size, RECORD_ALIGNMENT);
-    if (!rc && segment->size)
+    if (!rc && segment->size) {
+        ops->read_ahead(file, segment->size);
         rc = ops->map_read(file, segment->size, &segment->bytes);
+    }
     ops->close_file(file);
     if (rc) {
         report(log->rescue, name, 0, 0, "the segment cannot be read");

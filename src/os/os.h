@@ -68,6 +68,8 @@ struct os_ops {
     /* ---- mappings of whole files */
     /* Read-only, for random access. Aligned to 2 MiB if the file is that large. */
     km_status (*map_read)(struct os_file *file, uint64_t size, const uint8_t **out_bytes);
+    /* The first `size` bytes will be read from front to back: begin to bring them into memory. */
+    void (*read_ahead)(struct os_file *file, uint64_t size);
     /* Shared and writable, resident: stores survive the process, not a power cut. Not inherited by
      * fork. */
     km_status (*map_shared)(struct os_file *file, uint64_t size, uint8_t **out_bytes);

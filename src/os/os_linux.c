@@ -215,6 +215,7 @@ static const struct os_ops os_linux_ops = {
     .allocate = km__os_linux_allocate,
     .sync = km__os_linux_sync,
     .map_read = km__os_linux_map_read,
+    .read_ahead = km__os_linux_read_ahead,
     .map_shared = km__os_linux_map_shared,
     .unmap = km__os_linux_unmap,
     .lock = km__os_linux_lock,

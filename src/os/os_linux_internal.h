@@ -63,6 +63,7 @@ KM_INTERNAL km_status km__os_linux_sync(struct os_file *file);
 KM_INTERNAL km_status km__os_linux_lock(struct os_file *file, enum os_lock kind);
 
 /* os_linux_memory.c: */
+KM_INTERNAL void km__os_linux_read_ahead(struct os_file *file, uint64_t size);
 KM_INTERNAL km_status km__os_linux_map_read(struct os_file *file, uint64_t size,
                                             const uint8_t **out_bytes);
 KM_INTERNAL km_status km__os_linux_map_shared(struct os_file *file, uint64_t size,

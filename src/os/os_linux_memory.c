@@ -10,6 +10,7 @@
 #include "os/os_linux_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -120,6 +121,11 @@ km_status km__os_linux_map_read(struct os_file *file, uint64_t size, const uint8
     (void)!madvise(bytes, (size_t)size, MADV_RANDOM);
     *out_bytes = bytes;
     return KM_OK;
+}
+
+void km__os_linux_read_ahead(struct os_file *file, uint64_t size)
+{
+    (void)posix_fadvise(file->fd, 0, (off_t)size, POSIX_FADV_WILLNEED); /* a hint: may fail */
 }
 
 km_status km__os_linux_map_shared(struct os_file *file, uint64_t size, uint8_t **out_bytes)
