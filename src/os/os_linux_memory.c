@@ -16,6 +16,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define READ_AHEAD_PIECE (1 << 20)
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14; headers may be older */
 #endif
@@ -125,7 +127,9 @@ km_status km__os_linux_map_read(struct os_file *file, uint64_t size, const uint8
 
 void km__os_linux_read_ahead(struct os_file *file, uint64_t size)
 {
-    (void)posix_fadvise(file->fd, 0, (off_t)size, POSIX_FADV_WILLNEED); /* a hint: may fail */
+    /* in pieces: of a longer range the kernel takes only the beginning; a hint, so it may fail */
+    for (uint64_t at = 0; at < size; at += READ_AHEAD_PIECE)
+        (void)posix_fadvise(file->fd, (off_t)at, READ_AHEAD_PIECE, POSIX_FADV_WILLNEED);
 }
 
 km_status km__os_linux_map_shared(struct os_file *file, uint64_t size, uint8_t **out_bytes)
