@@ -237,10 +237,12 @@ km_status km_open_memory(const km_options *options, km_store **out_store, km_err
  *   store      NULL is accepted.
  *   out_error  Details of a failure; may be NULL.
  *
- * The store is released whatever the status. After a failed write the files stay as they are: the
- * next open recovers what was acknowledged.
+ * The store is released whatever the status but KM_WOULD_BLOCK. After a failed write the files stay
+ * as they are: the next open recovers what was acknowledged.
  *
  * Returns:   KM_OK      all changes are durable.
+ *            KM_WOULD_BLOCK  this thread is inside a read section (of any store): the store stays
+ *                       open; end the section first.
  *            KM_E_IO    the last write or sync failed; KM_E_FAILED: one failed earlier.
  * Lifetime:  ends the store, its maps, and every batch, cursor and reader of it; they must not be
  *            used again. A reader still open, or a call still running, is a bug of the caller's.
@@ -276,7 +278,7 @@ KM_API KM_MUST_CHECK km_status km_store_error(const km_store *store, km_error *o
  *
  * Returns:   KM_OK      created; as durable as the store's class says.
  *            KM_EXISTS  there is a map of this name (open it with km_map_open).
- *            KM_E_LIMIT KM_MAP_COUNT_MAX maps.
+ *            KM_E_LIMIT KM_MAP_COUNT_MAX maps were created in the life of the store.
  *            KM_E_INVALID, KM_E_UNSUPPORTED, KM_E_READ_ONLY, KM_E_FULL, KM_E_IO, KM_E_FAILED,
  *            KM_E_NO_MEMORY.
  * Lifetime:  the map lives until km_close(); nothing to release.
@@ -371,7 +373,8 @@ KM_API uint64_t km_count(const km_map *map);
 typedef struct km_write {
     size_t struct_size;       /* sizeof(km_write) */
     km_durability durability; /* in: KM_DURABLE_DEFAULT for the store's */
-    km_buffer *previous;      /* in: gets the value that was there before; NULL: not wanted */
+    km_buffer *previous;      /* in: gets the value that was there before; must not overlap key and
+                                 value; NULL: not wanted */
     int existed;              /* out: 1 if the key was there before */
     km_position position;     /* out: where the log records this change (of a batch: its last); also
                                  the key's new version */
@@ -513,7 +516,8 @@ km_status km_get_many(km_reader *reader, km_map *map, const km_bytes *keys, size
  * km_cursor_open -- begin a walk over a map, in no promised order.
  *
  * A key that is there during the whole walk is returned exactly once; one that is inserted, deleted
- * or overwritten meanwhile is returned with a value it had during the walk, or not at all.
+ * or overwritten meanwhile is returned with a value it had during the walk, or not at all; beside
+ * km_map_clear() also more than once.
  *
  * Returns:   KM_OK, KM_E_NO_MEMORY, KM_E_DROPPED, KM_E_FORKED.
  * Lifetime:  release with km_cursor_close().

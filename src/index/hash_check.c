@@ -11,8 +11,8 @@ struct hash_check {
     const struct hash_node *node;
     uint64_t prefix; /* of the node, from the top of a u64 */
     uint32_t partition;
-    uint64_t count;  /* of slots in use, in the partition so far */
-    uint64_t bytes;  /* of the index so far */
+    uint64_t count; /* of slots in use, in the partition so far */
+    uint64_t bytes; /* of the index so far */
 };
 
 static uint64_t peek_slot(const struct hash_node *node, uint32_t line, uint32_t slot)
@@ -115,8 +115,9 @@ static int check_entries(struct hash_directory *directory, size_t first)
     if (first % entry_count != 0)
         return 1;
     for (size_t i = first; i < first + entry_count; i++) {
-        if (nodes[i] != node || atomic_load_explicit(&directory->entries[i],
-                                                     memory_order_relaxed) != km__hash_entry_of(node))
+        if (nodes[i] != node ||
+            atomic_load_explicit(&directory->entries[i], memory_order_relaxed) !=
+                km__hash_entry_of(node))
             return 1;
     }
     return 0;

@@ -21,25 +21,16 @@
 #include "index/node_pool.h"
 
 #define HASH_GROUP_COUNT 32u       /* references the source is asked for at once */
-#define HASH_DIRECTORY_SLACK 4096u /* see allowed_depth() */
-#define HASH_PARTS_MAX 64u         /* of a split; two, unless hashes are no good */
+#define HASH_DIRECTORY_SLACK 4096u /* see may_double_directory() */
 
 /* A node in the making. */
 struct hash_build {
     struct hash_node *node;
     uint32_t first_home; /* its slots are those of the old node whose homes are these */
     uint32_t home_count;
-    uint32_t drop_bits;  /* how much deeper it is than the old one; 0 if it takes its place */
-    int refresh;         /* whether tags come from the source */
+    uint32_t drop_bits;                /* how much deeper it is than the old one: 0 or 1 */
+    int refresh;                       /* whether tags come from the source */
     uint8_t fill[HASH_NODE_LINES_MAX]; /* slots in use, which are the first ones of each line */
-};
-
-/* What a node is split into: two halves, but see build_parts(). */
-struct hash_split {
-    size_t count;
-    uint32_t depth; /* of the deepest */
-    uint32_t homes[HASH_PARTS_MAX]; /* the first one of each, in the old node */
-    struct hash_node *parts[HASH_PARTS_MAX];
 };
 
 struct slot_group {
@@ -171,34 +162,31 @@ static void point_entries(struct hash_directory *directory, uint64_t own, struct
 }
 
 /*
- * How deep a directory may become. It deepens only where hashes share their first bits. Random hashes
- * need far fewer entries than there are keys; a bound by their number keeps hashes that share many
- * from taking memory without end.
+ * A directory deepens only where hashes share their first bits. Random hashes need far fewer
+ * entries than there are keys; a bound by their number keeps hashes that share many from taking
+ * memory without end.
  */
-static uint32_t allowed_depth(const struct hash_growth *growth, uint32_t depth)
+static int may_double_directory(const struct hash_growth *growth, uint32_t depth)
 {
     struct hash_partition *partition = &growth->index->partitions[growth->partition];
     /* relaxed: changed under the lock, which the caller holds */
     uint64_t count = atomic_load_explicit(&partition->count, memory_order_relaxed);
 
-    while (depth < HASH_DEPTH_MAX && (UINT64_C(2) << depth) <= HASH_DIRECTORY_SLACK + count)
-        depth++;
-    return depth;
+    return depth < HASH_DEPTH_MAX && (UINT64_C(2) << depth) <= HASH_DIRECTORY_SLACK + count;
 }
 
-/* A deeper directory that leads where `shallow` leads. */
-static struct hash_directory *create_deeper(struct hash_index *index,
-                                            struct hash_directory *shallow, uint32_t depth)
+/* A directory twice as large that leads where `small` leads. */
+static struct hash_directory *create_double(struct hash_index *index, struct hash_directory *small)
 {
-    struct hash_directory *directory = create_directory(index, depth);
-    struct hash_node **from = km__hash_nodes(shallow);
+    struct hash_directory *directory = create_directory(index, small->depth + 1);
+    struct hash_node **from = km__hash_nodes(small);
     struct hash_node **to;
 
     if (!directory)
         return NULL;
     to = km__hash_nodes(directory);
-    for (size_t i = 0; i < (size_t)1 << depth; i++) {
-        to[i] = from[i >> (depth - shallow->depth)];
+    for (size_t i = 0; i < (size_t)2 << small->depth; i++) {
+        to[i] = from[i / 2];
         /* relaxed: set_root() publishes it */
         atomic_store_explicit(&directory->entries[i], km__hash_entry_of(to[i]),
                               memory_order_relaxed);
@@ -292,7 +280,8 @@ static km_status copy_line(const struct hash_growth *growth, struct hash_build *
         uint32_t home = (uint32_t)km__hash_top_bits(bits, old->line_bits);
         km_status rc;
 
-        if (!(slot & HASH_REF_MASK) || ((home - build->first_home) & line_mask) >= build->home_count)
+        if (!(slot & HASH_REF_MASK) ||
+            ((home - build->first_home) & line_mask) >= build->home_count)
             continue;
         group->refs[group->count] = slot & HASH_REF_MASK;
         group->bits[group->count] = bits;
@@ -383,117 +372,84 @@ static km_status resize_node(const struct hash_growth *growth, uint32_t line_bit
     return KM_OK;
 }
 
-/* Build the part that has the homes from first_home on, `depth_gain` deeper than the old node. */
-static km_status build_part(const struct hash_growth *growth, uint32_t first_home,
-                            uint32_t depth_gain, struct hash_node **out_node)
+/* Build the half of a node whose next directory bit is `bit`. */
+static km_status build_half(const struct hash_growth *growth, uint32_t bit,
+                            struct hash_node **out_node)
 {
-    uint32_t expected_count = (growth->old->count >> depth_gain) + 1;
+    uint32_t expected_count = growth->old->count / 2 + 1;
     uint32_t line_bits = 0;
     struct hash_build build;
     km_status rc;
 
-    /* at most 5/8 full: a part that had to grow again at once would have been built in vain */
+    /* at most 5/8 full: a half that had to grow again at once would have been built in vain */
     while (line_bits < HASH_LINE_BITS_MAX && expected_count > (5u << line_bits))
         line_bits++;
-    build.first_home = first_home;
-    build.home_count = 1u << (growth->old->line_bits - depth_gain);
-    build.drop_bits = depth_gain;
+    build.home_count = 1u << (growth->old->line_bits - 1);
+    build.first_home = bit * build.home_count;
+    build.drop_bits = 1;
     rc = build_node(growth, &build, line_bits);
     if (rc == KM_OK)
         *out_node = build.node;
     return rc;
 }
 
-/*
- * Build the parts of a node: its two halves. Only hashes that share more bits than chance allows can
- * be so crammed that a half has no room for them, whatever its size; it is halved in turn then.
- * That ends: a single home has no more references than the smallest node with a full window.
- */
-static km_status build_parts(const struct hash_growth *growth, uint32_t depth_gain_max,
-                             struct hash_split *split)
-{
-    uint32_t line_bits = growth->old->line_bits;
-    uint32_t depth_gain = 1;
-    uint32_t home = 0;
-
-    while (home < 1u << line_bits) { /* ends: each turn moves home on, or depth_gain, to its limit */
-        km_status rc;
-
-        if (depth_gain > depth_gain_max || split->count == HASH_PARTS_MAX)
-            return KM_E_LIMIT;
-        rc = build_part(growth, home, depth_gain, &split->parts[split->count]);
-        if (rc == KM_E_LIMIT) {
-            depth_gain++;
-            continue;
-        }
-        if (rc)
-            return rc;
-        split->homes[split->count++] = home;
-        if (split->depth < growth->old->depth + depth_gain)
-            split->depth = growth->old->depth + depth_gain;
-        home += 1u << (line_bits - depth_gain);
-        while (depth_gain > 1 && home % (2u << (line_bits - depth_gain)) == 0)
-            depth_gain--; /* the widest part that may begin here */
-    }
-    return KM_OK;
-}
-
-/* Put the parts in the place of the node. `deeper` is the directory to change to, or NULL. */
-static void publish_parts(const struct hash_growth *growth, const struct hash_split *split,
-                          struct hash_directory *deeper)
+/* Put two halves in the place of a node. `larger` is the directory to change to, or NULL. */
+static void publish_halves(const struct hash_growth *growth, struct hash_node *halves[2],
+                           struct hash_directory *larger)
 {
     struct hash_index *index = growth->index;
-    struct hash_node *old = growth->old;
     struct hash_directory *directory = km__hash_directory(index, growth->partition);
-    uint64_t prefix = growth->own & ~(UINT64_MAX >> old->depth);
-    uint32_t count = 0;
+    uint64_t bit = (UINT64_C(1) << 63) >> growth->old->depth;
 
-    for (size_t i = 0; i < split->count; i++) {
-        uint64_t home_bits = (uint64_t)split->homes[i] << (64 - old->line_bits) >> old->depth;
-
-        point_entries(deeper ? deeper : directory, prefix | home_bits, split->parts[i]);
-        account(index, km__hash_node_bytes(split->parts[i]), 0);
-        count += split->parts[i]->count;
-    }
-    KM_ASSERT(count == old->count);
-    if (deeper) {
-        set_root(index, growth->partition, deeper);
-        account(index, km__hash_directory_bytes(deeper->depth),
+    KM_ASSERT(halves[0]->count + halves[1]->count == growth->old->count);
+    point_entries(larger ? larger : directory, growth->own & ~bit, halves[0]);
+    point_entries(larger ? larger : directory, growth->own | bit, halves[1]);
+    account(index, km__hash_node_bytes(halves[0]) + km__hash_node_bytes(halves[1]),
+            km__hash_node_bytes(growth->old));
+    if (larger) {
+        set_root(index, growth->partition, larger);
+        account(index, km__hash_directory_bytes(larger->depth),
                 km__hash_directory_bytes(directory->depth));
         retire_directory(index, directory);
     }
-    account(index, 0, km__hash_node_bytes(old));
-    retire_node(index, old);
+    retire_node(index, growth->old);
 }
 
 static km_status split_node(const struct hash_growth *growth)
 {
     struct hash_index *index = growth->index;
-    struct hash_node *old = growth->old;
     struct hash_directory *directory = km__hash_directory(index, growth->partition);
-    struct hash_directory *deeper = NULL;
-    uint32_t depth_gain_max = allowed_depth(growth, directory->depth) - old->depth;
-    struct hash_split split;
+    struct hash_directory *larger = NULL;
+    struct hash_node *halves[2] = {NULL, NULL};
+    int is_deepest = growth->old->depth == directory->depth;
     km_status rc;
 
-    split.count = 0;
-    split.depth = 0;
-    if (depth_gain_max > old->line_bits)
-        depth_gain_max = old->line_bits;
-    rc = build_parts(growth, depth_gain_max, &split);
+    if (growth->old->line_bits == 0 ||
+        (is_deepest && !may_double_directory(growth, directory->depth)))
+        return KM_E_LIMIT;
+    rc = build_half(growth, 0, &halves[0]);
     if (rc) goto out;
-    if (split.depth > directory->depth) {
-        deeper = create_deeper(index, directory, split.depth);
-        rc = deeper ? KM_OK : KM_E_NO_MEMORY;
+    rc = build_half(growth, 1, &halves[1]);
+    if (rc) goto out;
+    if (is_deepest) {
+        larger = create_double(index, directory);
+        rc = larger ? KM_OK : KM_E_NO_MEMORY;
         if (rc) goto out;
     }
-    publish_parts(growth, &split, deeper);
+    publish_halves(growth, halves, larger);
 out:
-    for (size_t i = 0; i < split.count && rc != KM_OK; i++)
-        free_node(index->pool, split.parts[i]);
+    for (size_t i = 0; i < 2 && rc != KM_OK; i++) {
+        if (halves[i])
+            free_node(index->pool, halves[i]);
+    }
     return rc;
 }
 
+/*
+ * Hashes that share more bits than chance allows can be so crammed that they fit in no node of more
+ * lines, where other homes' windows overlap. A split helps then: a half may have fewer lines, in
+ * which they lie as they did, and takes their bits one by one all the same.
+ */
 km_status km__hash_grow(const struct hash_growth *growth)
 {
     km_status rc = KM_E_LIMIT;

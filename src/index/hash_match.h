@@ -2,7 +2,7 @@
  *
  * hash_match.h -- compare the eight slots of a cache line with what a probe wants.
  *
- *   slot   bit 63 flag (slot 0 of a line)   62..60 displacement   59..44 tag   43..0 reference
+ *   slot   63 flag (of the line, in slot 0)   62..60 displacement   59..44 tag   43..0 reference
  *
  * The SSE2 form reads the line with plain vector loads while writers store slots atomically. Of an
  * aligned 16-byte load x86 promises that each aligned 8-byte half is read whole, and that loads
@@ -10,9 +10,9 @@
  * and with acquire, and compares it again. A slot that held the wanted tag during the whole probe
  * is in the hint, since its upper bits do not change when its reference is replaced.
  *
- * One line in the first-level cache, ns per comparison on Zen 3: portable 5.1, SSE2 1.4, AVX2 1.1 to
- * 1.3, the latency (6 ns, most of it the load) the same in all. Less than 1 ns does not pay for a
- * choice at run time, so there is no AVX2 form.
+ * One line in the first-level cache, ns per comparison on Zen 3: portable 5.1, SSE2 1.4, AVX2 1.1
+ * to 1.3, the latency (6 ns, most of it the load) the same in all. Less than 1 ns does not pay for
+ * a choice at run time, so there is no AVX2 form.
  */
 #ifndef KM_INDEX_HASH_MATCH_H
 #define KM_INDEX_HASH_MATCH_H

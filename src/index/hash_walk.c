@@ -40,7 +40,7 @@ size_t km__hash_walk_next(const struct hash_index *index, struct hash_walk *walk
             walk->partition++;
             continue;
         }
-        /* the last own bits that lead to the node; what follows them is the next node's, or wraps */
+        /* the last own bits that lead to the node; after them comes the next node, or 0 */
         last = walk->prefix | (UINT64_MAX >> km__hash_entry_depth(entry));
         walk->prefix = last + 1;
         if (walk->prefix == 0)

@@ -47,7 +47,7 @@ struct pool_block { /* a free one */
 };
 
 struct node_pool {
-    const struct allocator *allocator;          /* [c] */
+    const struct allocator *allocator; /* [c] */
     struct mutex lock;
     struct pool_chunk *chunks;                  /* [w] all but the spare one */
     struct pool_chunk *small[POOL_SMALL_COUNT]; /* [w] those of them below POOL_CHUNK_MAX */
@@ -88,7 +88,8 @@ static uint8_t *state_of(struct pool_chunk *chunk, const void *block)
     return &chunk->state[((uintptr_t)block - (uintptr_t)chunk) / NODE_POOL_BLOCK_MIN];
 }
 
-static void link_block(struct node_pool *pool, struct pool_chunk *chunk, void *memory, uint32_t order)
+static void link_block(struct node_pool *pool, struct pool_chunk *chunk, void *memory,
+                       uint32_t order)
 {
     struct pool_block *block = memory;
     struct pool_block *head = &pool->free[order];

@@ -14,7 +14,8 @@
  *     before the tail moves. Where they are not, the caller lets go of its locks and waits outside.
  * I5. A unit at linear position [a, b) is given out only when b + 16 <= flushed_linear + ring size,
  *     so no ring byte is overwritten before its record is in its file; the 16 bytes are for the
- *     padding record that may have to follow.
+ *     padding record that may have to follow. The same holds for a segment's beginning before
+ *     the tail moves there.
  *
  * Design note: reserving optimistically and retrying replaces the space credits of the first
  * design: the same promise (no wait under a lock), with nothing to account for and to give back.
@@ -48,10 +49,14 @@ uint64_t km__log_unit_size_max(const struct log *log)
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
 
+    uint64_t usual_size = atomic_load_explicit(&log->usual_size, memory_order_relaxed);
+
     if (segment->ring)
         return segment->ring->size / 4;
-    /* in memory; the segment after one of this size is at least half as large */
-    return segment->is_special ? SEGMENT_SIZE_FIRST / 4 : segment->size / 4;
+    if (!segment->is_special) /* in memory */
+        return (usual_size < segment->size ? usual_size : segment->size) / 4;
+    /* the next segment is one of the usual size at least */
+    return log->in_memory ? usual_size / 4 : (UINT64_C(1) << km__ring_log2_for(usual_size)) / 4;
 }
 
 /* ---- leaving a segment ------------------------------------------------------------------- */
@@ -67,6 +72,12 @@ void km__log_write_padding(struct log *log, struct segment *segment, uint64_t of
     padding.kind = RECORD_PADDING;
     padding.value_size = (uint32_t)(space.size - RECORD_HEADER_SIZE);
     km__log_write_record(log, &space, 0, &padding, &(struct log_payload){NULL, NULL, 0});
+}
+
+/* Even where the log only passes a segment's beginning, a padding record may have to go there. */
+static int next_has_room(const struct log *log, uint32_t next)
+{
+    return ring_has_room(log, km__segment_at(log, next), SEGMENT_HEADER_SIZE);
 }
 
 /* How long the last segment took to fill decides how many are kept ready, and how large. */
@@ -92,6 +103,8 @@ static km_status switch_locked(struct log *log, struct segment *segment, uint64_
     if (!next || atomic_load_explicit(&log->special_pending, memory_order_relaxed) ||
         atomic_load_explicit(&log->ready_count, memory_order_relaxed) < ready_needed(class))
         return KM_WOULD_BLOCK;
+    if (!next_has_room(log, next))
+        return KM_WOULD_BLOCK;
     next_tail = km__position(next, SEGMENT_HEADER_SIZE);
     /* a small unit may still slip in behind the big one that did not fit */
     if (!atomic_compare_exchange_strong_explicit(&log->tail, &tail, next_tail, memory_order_acq_rel,
@@ -99,6 +112,7 @@ static km_status switch_locked(struct log *log, struct segment *segment, uint64_
         return KM_OK;
     atomic_fetch_sub_explicit(&log->ready_count, 1, memory_order_relaxed);
     km__log_write_padding(log, segment, offset);
+    km__eventcount_notify(&log->complete_event); /* it may be all that others wait for */
     note_fill_time(log);
     return KM_OK;
 }
@@ -302,15 +316,16 @@ int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
     uint64_t offset = km__position_offset(tail);
+    uint32_t next;
 
     *out_wants_segment = 0;
     if (offset + size <= segment->size)
         return ring_has_room(log, segment, offset + size);
     /* pairs with km__segment_enter() */
-    *out_wants_segment = !atomic_load_explicit(&segment->next, memory_order_acquire) ||
-                         atomic_load_explicit(&log->ready_count, memory_order_relaxed) <
-                             ready_needed(class);
-    return !*out_wants_segment;
+    next = atomic_load_explicit(&segment->next, memory_order_acquire);
+    *out_wants_segment = !next || atomic_load_explicit(&log->ready_count, memory_order_relaxed) <
+                                      ready_needed(class);
+    return !*out_wants_segment && next_has_room(log, next);
 }
 
 static void note_wait(struct log *log, uint64_t waited_ns)
@@ -346,7 +361,9 @@ km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class clas
     int wants_segment;
     km_status rc = KM_OK;
 
-    while (!rc && !km__log_has_room(log, size, class, &wants_segment)) {
+    /* the limit may have changed: a unit that is over it now must go another way */
+    while (!rc && size <= km__log_unit_size_max(log) &&
+           !km__log_has_room(log, size, class, &wants_segment)) {
         rc = km__log_writable(log);
         if (rc)
             break;

@@ -23,6 +23,25 @@ void km__log_note(struct log *log, km_log_level level, const char *format, ...)
     log->options.note(log->options.note_context, level, line);
 }
 
+/*
+ * A failed sync may have dropped pages that were written: what the rings say was written to files
+ * is then no longer sure to be there, but for what is durable.
+ */
+static void distrust_ring(struct log *log, uint64_t position)
+{
+    const struct segment *segment = km__segment_at(log, km__position_number(position));
+
+    if (segment && segment->ring)
+        km__ring_set_flushed(segment->ring, log->boot_id, km__log_durable(log));
+}
+
+void km__log_distrust_rings(struct log *log)
+{
+    /* relaxed: segments and rings stay, and two of them are all that can be in use */
+    distrust_ring(log, atomic_load_explicit(&log->flushed, memory_order_relaxed));
+    distrust_ring(log, atomic_load_explicit(&log->tail, memory_order_relaxed));
+}
+
 km_status km__log_fail(struct log *log, km_status cause, const char *name, uint64_t offset,
                        const char *what)
 {
@@ -42,6 +61,7 @@ km_status km__log_fail(struct log *log, km_status cause, const char *name, uint6
                               memory_order_release); /* pairs with km__log_writable() */
     }
     km__mutex_unlock(&log->error_lock);
+    km__log_distrust_rings(log);
     if (is_first)
         km__log_note(log, KM_LOG_ERROR, "%s: %s", name, log->error.message);
     km__eventcount_notify(&log->durable_event);

@@ -67,6 +67,7 @@ km_status km__log_flush(struct log *log)
 
     km__mutex_lock(&log->flush_lock);
     km__log_advance_complete(log);
+    km__eventcount_notify(&log->complete_event);
     target = km__log_complete(log);
     rc = flush_locked(log, target, target);
     km__mutex_unlock(&log->flush_lock);

@@ -28,6 +28,7 @@
 
 /* The flusher writes up to multiples of this, the page cache's largest pages. */
 #define FLUSH_PIECE (UINT64_C(2) << 20)
+#define LOG_THREAD_COUNT 4u
 #define LOG_CROSSINGS 16u /* more than pieces can be in the ring */
 
 /* The tail ring: a mapped file that holds the records not yet flushed. */
@@ -44,6 +45,7 @@ struct segment {
     uint32_t number;       /* [c] */
     uint32_t is_special;   /* [c] its one unit was written to the file before it was taken */
     uint32_t payload_crc;  /* special: of its first record */
+    int is_named;          /* special: its file may be in the folder under its number */
     uint64_t size;         /* [c] of the file */
     uint64_t previous_end; /* [c] where the log before it ends */
     /* Bytes of log before this segment, as the ring counts them: its records at offset o lie in
@@ -102,6 +104,7 @@ struct log {
     uint32_t start_number;       /* [c] the segment that was active when the log was started */
     uint64_t switched_ns;        /* switch_lock: when the active segment became that */
     _Atomic uint64_t fill_ns;    /* [a] how long the one before it took to fill */
+    _Atomic uint64_t usual_size; /* [a] of the last segment that is not special; never shrinks */
     _Atomic uint64_t file_bytes; /* [a] sizes of all segment files */
     _Atomic int power_used;      /* [a] somebody waited for a sync: fill new files with zeros */
 
@@ -125,10 +128,10 @@ struct log {
     _Atomic uint64_t sync_count, wait_count, wait_longest_ns; /* [a] statistics */
     _Atomic int durable_fd;                                   /* [a] -1: none */
 
-    struct eventcount flush_event, prepare_event, sync_event;
+    struct eventcount flush_event, prepare_event, sync_event, reclaim_event;
     _Atomic int stopping; /* [a] */
-    struct thread flusher, syncer, preparer;
-    int threads_started;
+    struct thread threads[LOG_THREAD_COUNT];
+    uint32_t thread_count;
 };
 
 static inline int km__log_is_busy(const struct log *log)
@@ -160,6 +163,8 @@ void km__log_note(struct log *log, km_log_level level, const char *format, ...) 
 km_status km__log_fail(struct log *log, km_status cause, const char *name, uint64_t offset,
                        const char *what);
 
+void km__log_distrust_rings(struct log *log);
+
 /* log_ring.c */
 km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out_ring,
                           km_error *error);
@@ -172,7 +177,8 @@ void km__ring_unlink_unused(struct log *log);
 void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_t size,
                    uint64_t commit_word);
 
-/* log_segment.c; under prepare_lock */
+/* log_segment.c; under prepare_lock, but for the first */
+uint32_t km__ring_log2_for(uint64_t segment_size);
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error);
 km_status km__segment_write_header(struct log *log, const struct segment *segment);
 /* Create the file of a segment (under its final name, durable) and its memory. */
@@ -190,7 +196,8 @@ void km__segment_destroy(struct log *log, struct segment *segment);
 /* Enter a segment in the slots and at the end of the chain. */
 void km__segment_enter(struct log *log, struct segment *segment);
 /* Make one more segment ready. */
-km_status km__log_remove_ready(struct log *log, uint32_t active_number);
+/* Remove the segments after the active one. An error is a failure of the write path. */
+km_status km__log_remove_ready(struct log *log);
 km_status km__log_prepare_one(struct log *log, km_error *error);
 /* Map what is flushed, close what is synced. */
 void km__log_seal_flushed(struct log *log);

@@ -13,6 +13,8 @@
  */
 #include "log/log_internal.h"
 
+#define READY_KEPT_SIZE_MAX (1u << 20) /* see trim_ready() */
+
 /* ---- create and destroy ------------------------------------------------------------------ */
 
 static void init_locks(struct log *log)
@@ -28,6 +30,7 @@ static void init_locks(struct log *log)
     km__eventcount_init(&log->flush_event);
     km__eventcount_init(&log->prepare_event);
     km__eventcount_init(&log->sync_event);
+    km__eventcount_init(&log->reclaim_event);
     atomic_init(&log->durable_fd, -1);
 }
 
@@ -152,6 +155,11 @@ static void set_position(struct log *log, uint64_t position)
                           memory_order_relaxed);
     log->marked = position;
     log->start_number = km__position_number(position);
+    atomic_store_explicit(&log->usual_size, segment->ring ? segment->size : SEGMENT_SIZE_FIRST,
+                          memory_order_relaxed);
+    if (log->last_number != segment->number && km__segment_at(log, log->last_number)->ring)
+        atomic_store_explicit(&log->usual_size, km__segment_at(log, log->last_number)->size,
+                              memory_order_relaxed);
     log->switched_ns = log->os->ops->now_ns(log->os);
     atomic_store_explicit(&log->fill_ns, BUSY_FILL_NS, memory_order_relaxed);
     log->unsealed_number = log->start_number;
@@ -176,35 +184,54 @@ static void enter_found(struct log *log, struct segment *segment)
     km__segment_enter(log, segment);
 }
 
-static km_status write_taken(struct log *log, struct segment *segment, km_error *error)
+/* Write what is above the durable point once more, then sync. What the ring had is not in the file;
+ * and of the rest a sync may have failed and lost the pages, though they still read as written.
+ * Special units were synced before they were taken. */
+static km_status write_found(struct log *log, struct segment *segment, uint64_t durable,
+                             km_error *error)
 {
     const struct os_ops *ops = log->os->ops;
+    const uint8_t *bytes = segment->memory ? segment->memory : segment->mapping;
     char name[SEGMENT_NAME_SIZE];
-    uint64_t from = segment->file_end_offset;
-    km_status rc = KM_OK;
+    uint64_t from = SEGMENT_HEADER_SIZE;
+    km_status rc;
 
+    if (segment->number == km__position_number(durable))
+        from = km__position_offset(durable);
+    if (segment->number < km__position_number(durable) ||
+        (segment->memory && segment->file_end_offset < from))
+        from = segment->file_end_offset;
     km__segment_name(segment->number, name);
-    if (segment->memory && segment->end_offset > from)
-        rc = ops->write_at(segment->file, from, segment->memory + from, segment->end_offset - from);
+    rc = ops->open_file(log->options.log_dir, name, OS_OPEN_WRITE, &segment->file);
+    if (!rc && segment->ring_log2 && segment->end_offset > from)
+        rc = ops->write_at(segment->file, from, bytes + from, segment->end_offset - from);
     if (!rc)
         rc = ops->sync(segment->file);
     if (rc)
-        return km__fail(error, rc, name, from, ops->last_error(log->os),
-                        "cannot write what the ring had");
-    return KM_OK;
+        rc = km__fail(error, rc, name, from, ops->last_error(log->os),
+                      "cannot write what was found beyond the durable point");
+    ops->close_file(segment->file);
+    segment->file = NULL;
+    return rc;
 }
 
-/* Bring all that was found to the disk: after kill -9 nobody else will. */
+/* Bring all that was found to the disk, names first: after kill -9 nobody else will. */
 static km_status make_durable(struct log *log, km_error *error)
 {
+    const struct os_ops *ops = log->os->ops;
     uint64_t durable = atomic_load_explicit(&log->durable_seen, memory_order_relaxed);
-    km_status rc = KM_OK;
+    km_status rc = ops->sync_dir(log->options.log_dir);
 
+    if (!rc)
+        rc = ops->sync_dir(log->options.store_dir);
+    if (rc)
+        return km__fail(error, rc, "log", 0, ops->last_error(log->os),
+                        "cannot sync the store's folders");
     for (uint32_t i = 0; !rc && i <= log->end_index; i++) { /* oldest first */
         struct segment *segment = km__segment_at(log, log->chain[i]);
 
         if (segment->number >= km__position_number(durable) || segment->memory)
-            rc = write_taken(log, segment, error);
+            rc = write_found(log, segment, durable, error);
     }
     return rc;
 }
@@ -234,7 +261,8 @@ static km_status continue_after(struct log *log, km_error *error)
 
     if (rc)
         return rc;
-    if (log->highest_number - log->first_number + 2 >= LOG_SLOT_COUNT)
+    if (log->highest_number == UINT32_MAX ||
+        log->highest_number - log->first_number + 2 >= LOG_SLOT_COUNT)
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
     forget_later(log);
@@ -251,8 +279,14 @@ static km_status continue_after(struct log *log, km_error *error)
 static km_status reactivate(struct log *log, struct segment *segment, uint64_t used,
                             km_error *error)
 {
-    km_status rc = KM_OK;
+    char name[SEGMENT_NAME_SIZE];
+    km_status rc;
 
+    km__segment_name(segment->number, name);
+    rc = log->os->ops->open_file(log->options.log_dir, name, OS_OPEN_WRITE, &segment->file);
+    if (rc)
+        return km__fail(error, rc, name, 0, log->os->ops->last_error(log->os),
+                        "cannot open the segment");
     if (segment->ring_log2 && !log->rings[segment->ring_log2])
         rc = km__ring_create(log, segment->ring_log2, &log->rings[segment->ring_log2], error);
     if (rc)
@@ -303,10 +337,18 @@ static km_status continue_in_place(struct log *log, km_error *error)
 static int can_continue_in_place(const struct log *log)
 {
     static const uint8_t no_boot_id[BOOT_ID_SIZE];
+    const struct segment *last;
 
     if (!log->found_clean || memcmp(log->marks.boot_id, log->boot_id, BOOT_ID_SIZE) != 0 ||
         memcmp(log->boot_id, no_boot_id, BOOT_ID_SIZE) == 0)
         return 0;
+    last = km__segment_at(log, km__position_number(log->found_end));
+    if (last->size - km__position_offset(log->found_end) < RECORD_HEADER_SIZE)
+        return 0; /* nothing fits there */
+    for (uint32_t i = 0; i <= log->end_index; i++) {
+        if (km__segment_at(log, log->chain[i])->memory)
+            return 0; /* damage was mended from the ring: the file has to be mended first */
+    }
     for (uint32_t i = log->end_index + 1; i < log->chain_count; i++) {
         if (!is_unused(km__segment_at(log, log->chain[i])))
             return 0;
@@ -355,6 +397,8 @@ km_status km__log_start(struct log *log, km_error *error)
     if (!rc && !log->options.read_only) {
         rc = km__log_start_threads(log);
         if (rc)
+            km__log_stop_threads(log);
+        if (rc)
             rc = km__fail(error, rc, NULL, 0, 0, "cannot start the background threads");
     }
     return rc;
@@ -369,8 +413,9 @@ static km_status trim_ready(struct log *log)
     km_status rc = KM_OK;
 
     km__mutex_lock(&log->prepare_lock);
-    if (log->last_number > number && km__segment_at(log, log->last_number)->size > (1u << 20))
-        rc = km__log_remove_ready(log, number);
+    if (log->last_number > number &&
+        km__segment_at(log, log->last_number)->size > READY_KEPT_SIZE_MAX)
+        rc = km__log_remove_ready(log);
     km__mutex_unlock(&log->prepare_lock);
     return rc;
 }
@@ -398,6 +443,8 @@ km_status km__log_stop(struct log *log, km_error *error)
     if (log->in_memory || log->options.read_only)
         return KM_OK;
     rc = km__log_writable(log);
+    if (rc)
+        km__log_distrust_rings(log); /* again: a flush may have ended after the failure */
     if (!rc)
         rc = trim_ready(log);
     if (!rc)

@@ -123,6 +123,8 @@ static km_status open_segment(struct log *log, uint32_t number, struct segment *
     segment->number = number;
     rc = ops->open_file(log->options.log_dir, name,
                         log->options.read_only ? OS_OPEN_READ : OS_OPEN_WRITE, &segment->file);
+    if (rc == KM_E_INVALID) /* not a regular file */
+        rc = KM_E_CORRUPT;
     if (rc) {
         rc = km__fail(error, rc, name, 0, ops->last_error(log->os), "cannot open a segment");
         goto out;
@@ -134,6 +136,7 @@ static km_status open_segment(struct log *log, uint32_t number, struct segment *
     segment->limit_offset = header.size;
     segment->linear_start = header.linear_start;
     segment->ring_log2 = header.ring_log2;
+    segment->is_special = header.ring_log2 == 0;
     see_durable(log, header.durable);
     rc = ops->map_read(segment->file, segment->size, &segment->mapping);
     if (rc) {
@@ -141,9 +144,13 @@ static km_status open_segment(struct log *log, uint32_t number, struct segment *
         goto out;
     }
     *out_segment = segment;
-    segment = NULL;
 out:
-    km__segment_destroy(log, segment);
+    if (segment) { /* the mapping stays; a log may have more segments than a process descriptors */
+        ops->close_file(segment->file);
+        segment->file = NULL;
+    }
+    if (rc)
+        km__segment_destroy(log, segment);
     return rc;
 }
 
@@ -377,12 +384,27 @@ static struct unit_scan scan_of(struct log *log, struct segment *segment, log_vi
     return scan;
 }
 
+/* The mapping is for random reads and brings in single pages: have the kernel read in large pieces.
+ */
+static void read_ahead(struct log *log, const struct segment *segment)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct os_file *file = NULL;
+    char name[SEGMENT_NAME_SIZE];
+
+    km__segment_name(segment->number, name);
+    if (ops->open_file(log->options.log_dir, name, OS_OPEN_READ, &file))
+        return; /* it only helps */
+    ops->read_ahead(file, segment->size);
+    ops->close_file(file);
+}
+
 km_status km__log_scan(struct log *log, uint32_t index, log_visit_fn visit, void *context)
 {
     struct segment *segment = km__segment_at(log, log->chain[index]);
     struct unit_scan scan = scan_of(log, segment, visit, context);
 
-    log->os->ops->read_ahead(segment->file, segment->size); /* the mapping itself reads singly */
+    read_ahead(log, segment);
     return scan_units(&scan, SEGMENT_HEADER_SIZE, &segment->end_offset);
 }
 
@@ -425,7 +447,7 @@ static km_status load_ring(struct log *log, uint32_t ring_log2, uint8_t **out_by
     if (!rc && (header.ring_log2 != ring_log2 ||
                 memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE)))
         rc = KM_E_CORRUPT;
-    if (rc == KM_NOT_FOUND)
+    if (rc == KM_NOT_FOUND || rc == KM_E_INVALID) /* invalid: not a regular file */
         rc = KM_E_CORRUPT;
     if (rc)
         rc = km__fail(error, rc, name, 0, 0,
@@ -590,6 +612,48 @@ static uint64_t search_marks(struct log *log, const struct segment *segment, uin
     return count_torn(bytes, from, segment->size);
 }
 
+/* Whole records in the ring beyond the log's end: of changes that were under way at a kill, or
+ * behind a damaged one. Sums tell them from older laps; no more than two rings' worth is summed. */
+static uint64_t count_torn_in_ring(const struct ring_walk *walk, const struct segment *segment,
+                                   uint64_t from)
+{
+    const uint8_t *ring_bytes = walk->rings[segment->ring_log2];
+    uint64_t ring_size = UINT64_C(1) << segment->ring_log2, budget = 2 * ring_size, torn = 0;
+    uint64_t to = segment->limit_offset - from < ring_size ? segment->limit_offset
+                                                           : from + ring_size;
+    struct record record;
+
+    for (uint64_t at = from; ring_bytes && at + RECORD_HEADER_SIZE <= to; at += 8) {
+        uint64_t offset = (segment->linear_start + at) & (ring_size - 1);
+        uint64_t available = to - at < ring_size - offset ? to - at : ring_size - offset;
+        const uint8_t *p = ring_bytes + RING_DATA_OFFSET + offset;
+
+        if (available < RECORD_HEADER_SIZE || p[12] == RECORD_PADDING || km__load64(p + 8) == 0 ||
+            km__record_size_at(p) > available)
+            continue;
+        if (km__record_size_at(p) > budget)
+            break;
+        budget -= km__record_size_at(p);
+        if (km__record_decode(p, available,
+                              km__log_place(walk->log, km__position(segment->number, at)),
+                              &record) == RECORD_OK) {
+            torn += km__record_size_at(p);
+            at += km__record_size_at(p) - 8;
+        }
+    }
+    return torn;
+}
+
+/* Look at what lies beyond the end, in the file and in the ring; how much there is. */
+static uint64_t count_beyond(const struct ring_walk *walk, const struct segment *segment,
+                             uint64_t from)
+{
+    uint64_t in_file = search_marks(walk->log, segment, from);
+    uint64_t in_ring = count_torn_in_ring(walk, segment, from);
+
+    return in_file > in_ring ? in_file : in_ring; /* the same records may be in both */
+}
+
 static km_status judge_end(struct log *log, const struct ring_walk *walk, uint64_t end,
                            km_error *error)
 {
@@ -657,6 +721,40 @@ static void release_rings(struct ring_walk *walk)
     }
 }
 
+/* How far the files were written, says each ring: also those that no segment needed (I4). */
+static void read_flushed(struct ring_walk *walk)
+{
+    const struct os_ops *ops = walk->log->os->ops;
+    uint8_t bytes[RING_DATA_OFFSET];
+    char name[RING_NAME_SIZE];
+
+    for (uint32_t i = RING_LOG2_MIN; i <= RING_LOG2_MAX; i++) {
+        struct os_file *file = NULL;
+        struct ring_header header;
+        uint64_t flushed = 0;
+
+        km__ring_name(i, name);
+        if (!ops->open_file(walk->log->options.store_dir, name, OS_OPEN_READ, &file) &&
+            !ops->read_at(file, 0, bytes, sizeof(bytes)) &&
+            !km__ring_header_decode(bytes, &header) &&
+            !memcmp(header.store_id, walk->log->options.store_id, STORE_ID_SIZE))
+            flushed = km__ring_flushed(bytes, walk->log->boot_id);
+        if (flushed > walk->flushed)
+            walk->flushed = flushed;
+        ops->close_file(file);
+    }
+}
+
+/* A last segment without a record, left by an open that wrote nothing: the log ends before it. Else
+ * each such open would cost a segment for good. */
+static void leave_empty(const struct log *log, uint64_t *end, uint32_t *index)
+{
+    while (*index > 0 && km__position_offset(*end) == SEGMENT_HEADER_SIZE) {
+        *end = km__segment_at(log, log->chain[*index])->previous_end;
+        (*index)--;
+    }
+}
+
 km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, uint64_t *out_end,
                            uint64_t *out_torn_bytes, km_error *error)
 {
@@ -669,13 +767,16 @@ km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, u
     if (rc) goto out;
     end = km__position(walk.segment->number, walk.segment->end_offset);
     log->found_clean = is_clean_end(log, end);
-    if (!log->found_clean) {
-        torn = search_marks(log, walk.segment, walk.segment->end_offset);
-        for (uint32_t i = index + 1; i < log->chain_count; i++)
-            torn += search_marks(log, km__segment_at(log, log->chain[i]), SEGMENT_HEADER_SIZE);
-    }
+    if (!log->found_clean)
+        read_flushed(&walk);
+    /* after a clean end too: MARKS may be older than changes that were synced, and then damaged */
+    torn = count_beyond(&walk, walk.segment, walk.segment->end_offset);
+    for (uint32_t i = index + 1; i < log->chain_count; i++)
+        torn += count_beyond(&walk, km__segment_at(log, log->chain[i]), SEGMENT_HEADER_SIZE);
     rc = judge_end(log, &walk, end, error);
     if (rc) goto out;
+    if (!log->found_clean)
+        leave_empty(log, &end, &index);
     log->found_end = end;
     log->end_index = index;
     *out_end = end;

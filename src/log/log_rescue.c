@@ -197,6 +197,7 @@ static int check_ring(struct rescue_scan *scan, uint64_t offset, struct record *
     if (size > ring_size || size > scan->segment->limit - offset || !head[12] ||
         head[12] == RECORD_PADDING)
         return 0;
+    scan->budget -= size < scan->budget ? size : scan->budget;
     if (scan->from_ring)
         km__unmap_pages(&scan->log->rescue->os->allocator, scan->from_ring, scan->from_ring_size);
     scan->from_ring_size = km__round_up(size, 4096);

@@ -154,6 +154,8 @@ km_status km__ring_create(struct log *log, uint32_t ring_log2, struct ring **out
     *out_ring = ring;
     ring = NULL;
 out:
+    if (rc == KM_E_INVALID) /* not a regular file */
+        rc = KM_E_CORRUPT;
     if (rc)
         rc = km__fail(error, rc, name, 0, ops->last_error(log->os), "cannot create the tail ring");
     if (ring)

@@ -13,6 +13,7 @@
 #include "log/log_internal.h"
 
 #define PAGE_SIZE_MIN 4096u
+#define RECOVERY_SLOTS 64u /* segments that only an open after a crash may use */
 #define ZERO_FILL_PIECE (UINT64_C(4) << 20)
 
 static const char new_segment_name[] = "new.segment";
@@ -68,7 +69,11 @@ km_status km__log_publish_file(struct log *log, struct os_file *file, const char
 
     if (!rc)
         rc = ops->rename(dir, temp_name, name);
-    return rc ? rc : ops->sync_dir(dir);
+    if (rc)
+        return rc;
+    rc = ops->sync_dir(dir);
+    /* the name is there and perhaps not durable, and no later sync can be trusted to make it so */
+    return rc ? km__log_fail(log, rc, name, 0, "cannot make a segment's name durable") : KM_OK;
 }
 
 static km_status create_segment_file(struct log *log, struct segment *segment)
@@ -198,7 +203,7 @@ static uint64_t next_size(const struct log *log)
 }
 
 /* A unit may take a quarter of its ring, and must fit its segment. */
-static uint32_t ring_log2_for(uint64_t segment_size)
+uint32_t km__ring_log2_for(uint64_t segment_size)
 {
     if (segment_size >= UINT64_C(8) << 20)
         return RING_LOG2_MAX;
@@ -208,7 +213,7 @@ static uint32_t ring_log2_for(uint64_t segment_size)
 static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **out_ring,
                           km_error *error)
 {
-    uint32_t ring_log2 = ring_log2_for(segment_size);
+    uint32_t ring_log2 = km__ring_log2_for(segment_size);
     km_status rc = KM_OK;
 
     if (log->in_memory) {
@@ -224,7 +229,8 @@ static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **
 
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
 {
-    if (log->last_number - log->first_number + 2 >= LOG_SLOT_COUNT)
+    if (log->last_number == UINT32_MAX - 1 ||
+        log->last_number - log->first_number + 2 + RECOVERY_SLOTS >= LOG_SLOT_COUNT)
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
     if (log->options.size_max &&
@@ -242,12 +248,14 @@ km_status km__log_prepare_one(struct log *log, km_error *error)
     struct segment_plan plan = {last->number + 1, next_size(log),
                                 km__position(last->number, last->size),
                                 last->linear_start + last->size, NULL};
+    uint64_t usual_size;
     km_status rc;
 
     if (atomic_load_explicit(&log->special_pending, memory_order_relaxed))
         return KM_OK; /* its owner makes the next segment; look again when it has */
-    if (!last->is_special && plan.size < last->size && last->size <= SEGMENT_SIZE_USUAL_MAX)
-        plan.size = last->size; /* never smaller: a unit that was small enough stays so */
+    usual_size = atomic_load_explicit(&log->usual_size, memory_order_relaxed);
+    if (plan.size < usual_size)
+        plan.size = usual_size; /* never smaller: a unit that was small enough stays so */
     rc = km__log_check_limits(log, plan.size, error);
     if (rc)
         return rc;
@@ -258,14 +266,31 @@ km_status km__log_prepare_one(struct log *log, km_error *error)
     if (rc)
         return rc;
     km__segment_enter(log, segment);
+    atomic_store_explicit(&log->usual_size, plan.size, memory_order_relaxed);
     atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
     return KM_OK;
 }
 
-/* Remove the segments after `active_number`, which nobody can switch to any more. */
-km_status km__log_remove_ready(struct log *log, uint32_t active_number)
+/* Take the ready segments out of the chain: nobody has switched to them, and nobody can now. */
+static uint32_t detach_ready(struct log *log)
+{
+    struct segment *active;
+    uint32_t number;
+
+    km__mutex_lock(&log->switch_lock);
+    /* the orders pair with those of switch_locked() and step_to_next() */
+    number = km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire));
+    active = km__segment_at(log, number);
+    atomic_store_explicit(&active->next, 0, memory_order_release);
+    atomic_store_explicit(&log->ready_count, 0, memory_order_relaxed);
+    km__mutex_unlock(&log->switch_lock);
+    return number;
+}
+
+km_status km__log_remove_ready(struct log *log)
 {
     const struct os_ops *ops = log->os->ops;
+    uint32_t active_number = detach_ready(log);
     char name[SEGMENT_NAME_SIZE];
     km_status rc = KM_OK;
 
@@ -273,16 +298,18 @@ km_status km__log_remove_ready(struct log *log, uint32_t active_number)
         struct segment *segment = km__segment_at(log, log->last_number);
 
         km__segment_name(log->last_number, name);
-        if (!log->in_memory && !rc)
+        if (!log->in_memory)
             rc = ops->unlink(log->options.log_dir, name);
         if (!log->in_memory && !rc)
             rc = ops->sync_dir(log->options.log_dir); /* each: the later must not stay alone */
+        if (rc) /* a name that stays speaks of an end that is not to be: no more changes */
+            return km__log_fail(log, rc, name, 0, "cannot remove a ready segment");
         log->segments[log->last_number % LOG_SLOT_COUNT] = NULL;
         atomic_fetch_sub_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
         km__segment_destroy(log, segment);
         log->last_number--;
     }
-    return rc;
+    return KM_OK;
 }
 
 /* ---- sealing ----------------------------------------------------------------------------- */

@@ -105,57 +105,65 @@ static void sum_records(struct log *log, struct segment *segment, uint64_t unit_
         km__log_write_padding(log, segment, end);
 }
 
-/* Take the ready segments out of the chain: nobody has switched to them, and nobody can now. */
-static uint32_t detach_ready(struct log *log)
+/* From here on the log cannot leave its active segment but for the special one. */
+static uint32_t hold_switches(struct log *log)
 {
-    struct segment *active;
     uint32_t number;
 
     km__mutex_lock(&log->switch_lock);
     atomic_store_explicit(&log->special_pending, 1, memory_order_relaxed);
-    /* the orders pair with those of switch_locked() and step_to_next() */
+    /* pairs with switch_locked() */
     number = km__position_number(atomic_load_explicit(&log->tail, memory_order_acquire));
-    active = km__segment_at(log, number);
-    atomic_store_explicit(&active->next, 0, memory_order_release);
-    atomic_store_explicit(&log->ready_count, 0, memory_order_relaxed);
     km__mutex_unlock(&log->switch_lock);
     return number;
+}
+
+/* Write what was not written before the number was known, and give the file its name. */
+static km_status finish_special_file(struct log *log, struct log_space *space,
+                                     uint64_t written_from)
+{
+    const struct os_ops *ops = log->os->ops;
+    struct segment *segment = space->segment;
+    uint64_t padding_at = SEGMENT_HEADER_SIZE + space->size;
+    char name[SEGMENT_NAME_SIZE];
+    km_status rc = km__segment_write_header(log, segment);
+
+    if (!rc)
+        rc = ops->write_at(segment->file, SEGMENT_HEADER_SIZE, space->bytes,
+                           written_from - SEGMENT_HEADER_SIZE);
+    if (!rc && padding_at >= written_from && segment->size - padding_at >= RECORD_HEADER_SIZE)
+        rc = ops->write_at(segment->file, padding_at, segment->memory + padding_at,
+                           RECORD_HEADER_SIZE);
+    if (rc)
+        return rc;
+    km__segment_name(segment->number, name);
+    segment->is_named = 1;
+    return km__log_publish_file(log, segment->file, special_name, name);
 }
 
 /* Give the segment its number, bring what depends on it to the file, and name the file. */
 static km_status place_special(struct log *log, struct log_space *space, uint64_t written_from)
 {
-    const struct os_ops *ops = log->os->ops;
     struct segment *segment = space->segment;
-    uint32_t active_number = detach_ready(log);
-    struct segment *active = km__segment_at(log, active_number);
-    uint64_t padding_at = SEGMENT_HEADER_SIZE + space->size;
-    char name[SEGMENT_NAME_SIZE];
-    km_status rc = km__log_remove_ready(log, active_number);
+    struct segment *active = km__segment_at(log, hold_switches(log));
+    km_status rc = km__log_remove_ready(log);
 
-    segment->number = active_number + 1;
-    segment->previous_end = km__position(active_number, active->size);
+    if (!rc)
+        rc = km__log_check_limits(log, segment->size, NULL);
+    if (rc)
+        return rc;
+    segment->number = active->number + 1;
+    segment->previous_end = km__position(active->number, active->size);
     segment->linear_start = active->linear_start + active->size;
     space->position = km__position(segment->number, SEGMENT_HEADER_SIZE);
     sum_records(log, segment, space->size);
-    if (!log->in_memory) {
-        km__segment_name(segment->number, name);
-        if (!rc)
-            rc = km__segment_write_header(log, segment);
-        if (!rc)
-            rc = ops->write_at(segment->file, SEGMENT_HEADER_SIZE, space->bytes,
-                               written_from - SEGMENT_HEADER_SIZE);
-        if (!rc && padding_at >= written_from && segment->size - padding_at >= RECORD_HEADER_SIZE)
-            rc = ops->write_at(segment->file, padding_at, segment->memory + padding_at,
-                               RECORD_HEADER_SIZE);
-        if (!rc)
-            rc = km__log_publish_file(log, segment->file, special_name, name);
-    }
-    if (!rc) {
-        atomic_fetch_add_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
-        km__segment_enter(log, segment);
-    }
-    return rc;
+    if (!log->in_memory)
+        rc = finish_special_file(log, space, written_from);
+    if (rc)
+        return rc;
+    atomic_fetch_add_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
+    km__segment_enter(log, segment);
+    return KM_OK;
 }
 
 km_status km__log_special_write(struct log *log, struct log_space *space)
@@ -206,6 +214,19 @@ void km__log_special_take(struct log *log, struct log_space *space)
     km__log_wake_preparer(log);
 }
 
+/* Durably: else a power cut could bring the cancelled unit back, right after the active segment. */
+static km_status remove_name(struct log *log, const char *name)
+{
+    const struct os_ops *ops = log->os->ops;
+    km_status rc = ops->unlink(log->options.log_dir, name);
+
+    if (rc == KM_NOT_FOUND)
+        return KM_OK; /* it had not got its name yet */
+    if (!rc)
+        rc = ops->sync_dir(log->options.log_dir);
+    return rc ? km__log_fail(log, rc, name, 0, "cannot remove a cancelled segment") : KM_OK;
+}
+
 void km__log_special_cancel(struct log *log, struct log_space *space)
 {
     struct segment *segment = space->segment;
@@ -226,9 +247,8 @@ void km__log_special_cancel(struct log *log, struct log_space *space)
         km__ignore(log->os->ops->unlink(log->options.log_dir, special_name),
                    "it may have been renamed");
         km__segment_name(segment->number, name);
-        if (segment->number)
-            km__ignore(log->os->ops->unlink(log->options.log_dir, name),
-                       "the next segment of this number replaces it");
+        if (segment->is_named)
+            km__ignore(remove_name(log, name), "a failure is recorded where it happens");
     }
     km__segment_destroy(log, segment);
     km__mutex_unlock(&log->prepare_lock);

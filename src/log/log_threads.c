@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * log_threads.c -- the three background threads of a log.
+ * log_threads.c -- the background threads of a log.
  *
  *   flusher    writes to files when much has gathered; it never syncs
  *   syncer     once an interval: syncs what is not durable, writes MARKS
- *   preparer   keeps segments ready, seals flushed ones, frees retired memory
+ *   preparer   keeps segments ready, seals flushed ones
+ *   reclaimer  frees retired memory; a long read section holds up only this one
  *
  * Each step can also be taken by a caller that needs it now, or by a test that runs without
  * threads.
@@ -135,26 +136,46 @@ static void run_preparer(void *context)
     }
 }
 
-/* ---- all three --------------------------------------------------------------------------- */
+/* ---- reclaimer --------------------------------------------------------------------------- */
+
+static void run_reclaimer(void *context)
+{
+    struct log *log = context;
+
+    while (!is_stopping(log)) {
+        uint32_t ticket = km__eventcount_prepare(&log->reclaim_event);
+
+        if (is_stopping(log)) {
+            km__eventcount_cancel(&log->reclaim_event);
+            break;
+        }
+        km__eventcount_wait(&log->reclaim_event, ticket, HOUSEKEEP_INTERVAL_NS);
+        km__reclaim(log->options.reclaimer);
+    }
+}
+
+/* ---- all of them --------------------------------------------------------------------------- */
 
 km_status km__log_start_threads(struct log *log)
 {
-    km_status rc;
+    static const struct {
+        const char *name;
+        void (*run)(void *context);
+    } threads[LOG_THREAD_COUNT] = {
+        {"km-flusher", run_flusher},
+        {"km-preparer", run_preparer},
+        {"km-syncer", run_syncer},
+        {"km-reclaimer", run_reclaimer},
+    };
 
-    if (!log->options.background)
-        return KM_OK;
-    rc = km__thread_start(&log->flusher, "km-flusher", run_flusher, log);
-    if (rc)
-        return rc;
-    log->threads_started = 1;
-    rc = km__thread_start(&log->preparer, "km-preparer", run_preparer, log);
-    if (rc)
-        return rc;
-    log->threads_started = 2;
-    rc = km__thread_start(&log->syncer, "km-syncer", run_syncer, log);
-    if (rc)
-        return rc;
-    log->threads_started = 3;
+    while (log->options.background && log->thread_count < LOG_THREAD_COUNT) {
+        uint32_t i = log->thread_count;
+        km_status rc = km__thread_start(&log->threads[i], threads[i].name, threads[i].run, log);
+
+        if (rc)
+            return rc;
+        log->thread_count++;
+    }
     return KM_OK;
 }
 
@@ -164,11 +185,7 @@ void km__log_stop_threads(struct log *log)
     km__eventcount_notify(&log->flush_event);
     km__eventcount_notify(&log->prepare_event);
     km__eventcount_notify(&log->sync_event);
-    if (log->threads_started >= 1)
-        km__thread_join(&log->flusher);
-    if (log->threads_started >= 2)
-        km__thread_join(&log->preparer);
-    if (log->threads_started >= 3)
-        km__thread_join(&log->syncer);
-    log->threads_started = 0;
+    km__eventcount_notify(&log->reclaim_event);
+    while (log->thread_count > 0)
+        km__thread_join(&log->threads[--log->thread_count]);
 }

@@ -94,7 +94,7 @@ km_status km__os_linux_create_dir(struct os *os, const char *path)
 {
     char parent[PATH_MAX]; /* mkdir() itself refuses longer paths */
     size_t size = strlen(path);
-    km_status rc;
+    km_status rc, made;
     int fd;
 
     (void)os;
@@ -103,15 +103,16 @@ km_status km__os_linux_create_dir(struct os *os, const char *path)
     if (size >= sizeof(parent))
         return km__os_linux_fail(ENAMETOOLONG);
     memcpy(parent, path, size + 1);
-    if (mkdir(path, 0700) != 0)
-        return km__os_linux_fail(errno);
+    made = mkdir(path, 0700) == 0 ? KM_OK : km__os_linux_fail(errno);
+    if (made && made != KM_EXISTS)
+        return made;
     os_linux_cut_to_parent(parent);
     fd = open(parent, OS_LINUX_DIR_FLAGS);
     if (fd < 0)
         return km__os_linux_fail(errno);
     rc = os_linux_sync_dir_fd(fd);
     close(fd);
-    return rc;
+    return rc ? rc : made;
 }
 
 km_status km__os_linux_create_subdir(struct os_dir *dir, const char *name)

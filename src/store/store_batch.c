@@ -144,16 +144,24 @@ km_status km_batch_commit(km_batch *batch, km_write *write)
 {
     struct km_store *store = batch->store;
     km_durability durability = km__effective_durability(store, write);
+    km_bytes none = {NULL, 0};
     struct change *changes;
     uint64_t position = 0;
     km_status rc = km__check_writable(store);
 
-    if (rc || batch->count == 0)
+    if (!rc)
+        rc = km__check_write(write, none, none);
+    if (!rc && write && write->previous)
+        rc = KM_E_INVALID;
+    if (rc)
         return rc;
-    if (write && write->previous)
-        return KM_E_INVALID;
     if (durability == KM_DURABLE_POWER && km__epoch_ongoing())
         return KM_WOULD_BLOCK;
+    if (batch->count == 0) {
+        if (write)
+            write->position = 0;
+        return KM_OK;
+    }
     changes = km__allocate(store->allocator, batch->count * sizeof(*changes));
     if (!changes)
         return KM_E_NO_MEMORY;
@@ -161,14 +169,14 @@ km_status km_batch_commit(km_batch *batch, km_write *write)
     rc = km__commit_unit(store, changes, batch->count, NULL, NULL, &position);
     km__release(store->allocator, changes, batch->count * sizeof(*changes));
     if (rc == KM_NOT_FOUND)
-        rc = KM_OK; /* a batch of one delete of a key that is not there */
+        rc = KM_OK; /* a batch of one delete of a key that is not there: nothing is logged */
+    if (!rc && durability == KM_DURABLE_POWER && position)
+        rc = km__log_wait_durable(store->log, position + 1);
     if (rc)
         return rc;
     if (write)
         write->position = position;
     km_batch_clear(batch);
-    if (durability == KM_DURABLE_POWER && position)
-        return km__log_wait_durable(store->log, position + 1);
     return KM_OK;
 }
 

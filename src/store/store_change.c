@@ -76,32 +76,25 @@ static uint64_t log_size_of(const struct log_record *record)
     return km__record_size(record->flags, record->value_size, record->key_size);
 }
 
-static void publish_found(const struct change *change, const struct found *found,
-                          uint64_t placeholder, uint64_t position)
+void km__note_found(struct change *change, const struct found *found)
 {
-    struct hash_index *index = change->map->index;
-    uint64_t minus = found->ref ? log_size_of(&found->record) : 0;
-
-    if (change->kind == RECORD_PUT) {
-        km__hash_replace(index, change->hash, found->ref ? found->ref : placeholder,
-                         km__log_ref(position));
-        add_live_bytes(change->map, change->hash, change->log_size, minus);
-    } else if (found->ref) {
-        km__hash_remove(index, change->hash, found->ref);
-        add_live_bytes(change->map, change->hash, 0, minus);
-    }
+    change->old_ref = found->ref;
+    change->old_size = found->ref ? log_size_of(&found->record) : 0;
 }
 
-void km__publish_change(struct km_store *store, const struct change *change, uint64_t placeholder,
-                        uint64_t position)
+void km__publish_change(const struct change *change, uint64_t placeholder, uint64_t position)
 {
-    km_bytes key = {change->key, change->key_size};
-    struct found found;
+    struct hash_index *index = change->map->index;
+    uint64_t old_ref = change->old_ref;
 
-    /* damage cannot turn up here: the unit's preparation has looked at the same records */
-    if (km__find(store, change->map->index, change->hash, key, &found) != KM_OK)
-        found.ref = 0;
-    publish_found(change, &found, placeholder, position);
+    if (change->kind == RECORD_PUT) {
+        km__hash_replace(index, change->hash, old_ref ? old_ref : placeholder,
+                         km__log_ref(position));
+        add_live_bytes(change->map, change->hash, change->log_size, change->old_size);
+    } else if (old_ref) {
+        km__hash_remove(index, change->hash, old_ref);
+        add_live_bytes(change->map, change->hash, 0, change->old_size);
+    }
 }
 
 /* ---- one change -------------------------------------------------------------------------- */
@@ -125,6 +118,7 @@ static km_status prepare_single(struct km_store *store, struct single *single)
     rc = km__find(store, change->map->index, change->hash, key, &single->found);
     if (rc && (rc != KM_NOT_FOUND || change->kind == RECORD_DELETE))
         return rc;
+    km__note_found(change, &single->found);
     if (rc == KM_OK && single->previous)
         rc = km__buffer_reserve(single->previous, single->found.record.value_size);
     else if (rc == KM_NOT_FOUND)
@@ -162,7 +156,7 @@ static km_status try_single(struct km_store *store, struct single *single)
     rc = prepare_single(store, single);
     if (!rc) {
         km__write_change(store, &single->space, 0, change, 0);
-        publish_found(change, &single->found, km__placeholder(0), single->space.position);
+        km__publish_change(change, km__placeholder(0), single->space.position);
     }
     km__mutex_unlock(lock);
     if (!rc) {
@@ -179,6 +173,13 @@ static KM_NOINLINE km_status change_large(struct km_store *store, struct single 
     int existed = 0;
     km_status rc;
 
+    if (single->change.kind == RECORD_DELETE) {
+        km_bytes key = {single->change.key, single->change.key_size};
+
+        rc = km_contains(single->change.map, key);
+        if (rc)
+            return rc; /* not there: no need to make a segment for it */
+    }
     if (km__epoch_ongoing())
         return KM_WOULD_BLOCK; /* it writes to its file first */
     km__change_sum(&single->change);
@@ -206,6 +207,27 @@ static km_status change_single(struct km_store *store, struct single *single)
     }
 }
 
+/* The previous value is put into a buffer while value and key are still needed. */
+static int overlaps(const km_buffer *buffer, km_bytes bytes)
+{
+    uintptr_t begin = (uintptr_t)buffer->data, from = (uintptr_t)bytes.data;
+
+    return bytes.size && buffer->capacity && from < begin + buffer->capacity &&
+           begin < from + bytes.size;
+}
+
+km_status km__check_write(const km_write *write, km_bytes key, km_bytes value)
+{
+    if (!write)
+        return KM_OK;
+    if (write->struct_size < sizeof(km_write) || (int)write->durability < KM_DURABLE_DEFAULT ||
+        write->durability > KM_DURABLE_POWER)
+        return KM_E_INVALID;
+    if (write->previous && (overlaps(write->previous, key) || overlaps(write->previous, value)))
+        return KM_E_INVALID;
+    return KM_OK;
+}
+
 static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes value,
                             km_write *write)
 {
@@ -214,6 +236,8 @@ static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes va
     km_durability durability;
     km_status rc = km__check_sizes(key, value);
 
+    if (!rc)
+        rc = km__check_write(write, key, value);
     if (!rc)
         rc = km__check_writable(store);
     if (rc)
@@ -224,15 +248,13 @@ static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes va
     km__change_init(&single.change, map, kind, key, value);
     single.previous = write ? write->previous : NULL;
     rc = change_single(store, &single);
-    if (rc)
-        return rc;
-    if (write) {
+    if (!rc && durability == KM_DURABLE_POWER)
+        rc = km__log_wait_durable(store->log, single.space.position + 1);
+    if (!rc && write) {
         write->existed = single.found.ref != 0;
         write->position = single.space.position;
     }
-    if (durability == KM_DURABLE_POWER)
-        return km__log_wait_durable(store->log, single.space.position + 1);
-    return KM_OK;
+    return rc;
 }
 
 km_status km_put(km_map *map, km_bytes key, km_bytes value, km_write *write)

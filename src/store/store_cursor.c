@@ -100,7 +100,11 @@ static km_status next_record(km_cursor *cursor)
         (record.unverified && !km__log_record_verify(view, ref, &record)))
         return KM_E_CORRUPT;
     rc = copy_to(&cursor->key, record.key, record.key_size);
-    return rc ? rc : copy_to(&cursor->value, record.value, record.value_size);
+    if (!rc)
+        rc = copy_to(&cursor->value, record.value, record.value_size);
+    if (rc)
+        cursor->next--; /* no memory: the next call tries the same record */
+    return rc;
 }
 
 km_status km_cursor_next(km_cursor *cursor, km_bytes *out_key, km_bytes *out_value)

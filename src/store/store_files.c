@@ -20,6 +20,9 @@
 static km_status io_failed(struct km_store *store, km_error *error, km_status rc, const char *name,
                            const char *what)
 {
+    /* links, folders and pipes in a file's place; the caller's arguments are fine */
+    if (rc == KM_E_INVALID)
+        rc = KM_E_CORRUPT;
     return km__fail(error, rc, name, 0, store->os->ops->last_error(store->os), "%s", what);
 }
 
@@ -182,6 +185,10 @@ static km_status choose_marks(const struct km_store *store, const uint8_t *bytes
         *out = slots[0];
     else
         *out = slots[1];
+    /* the slot that is not good may have been the newer one: what the other says of a clean close
+     * is not to be relied upon */
+    if (!is_good[0] || !is_good[1])
+        out->clean = 0;
     return KM_OK;
 }
 
@@ -236,6 +243,9 @@ static km_status write_first_marks(struct km_store *store, km_error *error)
     marks.clock_ms = store->identity.created_ms;
     store->os->ops->boot_id(store->os, marks.boot_id);
     km__marks_encode(&marks, bytes + MARKS_SLOT_SIZE); /* the slot of odd sequences */
+    marks.sequence++;
+    km__marks_encode(&marks,
+                     bytes); /* both slots are good from the beginning: see choose_marks() */
     rc = write_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error);
     km__release(store->allocator, bytes, 2 * MARKS_SLOT_SIZE);
     return rc;
@@ -274,11 +284,14 @@ static km_status declare_creation(struct km_store *store)
     return ops->sync_dir(store->dir);
 }
 
-static km_status create_store(struct km_store *store, km_error *error)
+static km_status create_store(struct km_store *store, const char *path, km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
-    km_status rc = declare_creation(store);
+    km_status rc;
 
+    /* again: a kill may have come between the making of the folder and the sync of its name */
+    km__ignore(ops->create_dir(store->os, path), "it exists; the folder above may be closed to us");
+    rc = declare_creation(store);
     if (!rc)
         rc = open_log_dir(store);
     if (rc)
@@ -382,18 +395,24 @@ km_status km__store_attach_files(struct km_store *store, const char *path,
     if (!rc) /* again: another process may have been at it */
         rc = judge_folder(store, &must_create, error);
     if (!rc && must_create)
-        rc = create_store(store, error);
+        rc = create_store(store, path, error);
     if (!rc)
         rc = load_identity(store, error);
     if (!rc)
         rc = load_marks(store, out_marks, error);
     if (rc)
         return rc;
+    /* never worked on: a kill may have come between the removal of CREATING and its sync */
+    if (!is_read_only && !must_create && out_marks->sequence == 1)
+        rc = ops->sync_dir(store->dir);
+    if (rc)
+        return io_failed(store, error, rc, NULL, "cannot sync the store's folder");
     if (!store->log_dir)
         rc = ops->open_subdir(store->dir, LOG_DIR_NAME, &store->log_dir);
     if (rc)
-        return km__fail(error, rc == KM_NOT_FOUND ? KM_E_CORRUPT : rc, LOG_DIR_NAME, 0,
-                        ops->last_error(store->os), "cannot open the log's folder");
+        return km__fail(error, rc == KM_NOT_FOUND || rc == KM_E_INVALID ? KM_E_CORRUPT : rc,
+                        LOG_DIR_NAME, 0, ops->last_error(store->os),
+                        "cannot open the log's folder");
     if (!is_read_only)
         rc = ops->open_file(store->dir, MARKS_NAME, OS_OPEN_WRITE, out_marks_file);
     return rc ? io_failed(store, error, rc, MARKS_NAME, "cannot open the file") : KM_OK;

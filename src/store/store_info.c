@@ -32,7 +32,7 @@ km_status km_durable_fd(km_store *store, int *out_fd)
 
 static void add_map_stats(struct km_store *store, km_stats *stats)
 {
-    for (uint32_t id = 0; id < store->id_count; id++) {
+    for (uint32_t id = 0; id < km__maps_id_count(store); id++) {
         const km_map *map = km__maps_by_id(store, (uint16_t)id);
 
         if (!map || atomic_load_explicit(&map->dropped, memory_order_acquire))

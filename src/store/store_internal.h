@@ -90,6 +90,7 @@ km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_ma
 /* Take a map out of the table of names. */
 void km__maps_remove_name(km_map *map);
 km_map *km__maps_by_id(struct km_store *store, uint16_t id);
+uint32_t km__maps_id_count(struct km_store *store);
 
 /* store_find.c */
 struct found {
@@ -117,6 +118,8 @@ struct change {
     uint64_t log_size;
     const void *key, *value;
     int has_placeholder;
+    uint64_t old_ref,
+        old_size;      /* what the key's record was: set by the preparation, under the lock */
     int is_superseded; /* a later change of the unit has the same key: not logged, not applied */
 };
 /* Everything but the sum of the payload, which km__change_sum() adds. */
@@ -128,9 +131,11 @@ km_status km__check_writable(const struct km_store *store);
 km_durability km__effective_durability(const struct km_store *store, const km_write *write);
 uint64_t km__write_change(struct km_store *store, const struct log_space *space, uint64_t offset,
                           const struct change *change, uint8_t flags);
+km_status km__check_write(const km_write *write, km_bytes key, km_bytes value);
+/* Remember what the key's record was, for km__publish_change(). With the partition locked. */
+void km__note_found(struct change *change, const struct found *found);
 /* Make the index point at a change's record. With the partition locked. Cannot fail. */
-void km__publish_change(struct km_store *store, const struct change *change, uint64_t placeholder,
-                        uint64_t position);
+void km__publish_change(const struct change *change, uint64_t placeholder, uint64_t position);
 static inline uint64_t km__placeholder(uint64_t change_index)
 {
     return LOG_PLACEHOLDER_BASE + change_index;

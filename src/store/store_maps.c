@@ -12,7 +12,8 @@
 
 /* ---- the two tables ---------------------------------------------------------------------- */
 
-#define MAP_TABLE_SIZE ((size_t)KM_MAP_COUNT_MAX * sizeof(km_map *))
+/* One more than there can be: a damaged record may name any 16-bit id. */
+#define MAP_TABLE_SIZE (((size_t)KM_MAP_COUNT_MAX + 1) * sizeof(km_map *))
 
 km_status km__maps_init(struct km_store *store)
 {
@@ -177,6 +178,16 @@ km_map *km__maps_by_id(struct km_store *store, uint16_t id)
     return map;
 }
 
+uint32_t km__maps_id_count(struct km_store *store)
+{
+    uint32_t count;
+
+    km__mutex_lock(&store->names_lock);
+    count = store->id_count;
+    km__mutex_unlock(&store->names_lock);
+    return count;
+}
+
 /* ---- logged changes of the catalogue ----------------------------------------------------- */
 
 struct map_change {
@@ -261,6 +272,16 @@ static km_status check_change(struct km_store *store)
     return rc;
 }
 
+/* Its holder may wait for the disk: a thread inside a read section must not wait for that. */
+static km_status lock_catalogue(struct km_store *store)
+{
+    if (!km__epoch_ongoing()) {
+        km__mutex_lock(&store->catalogue_lock);
+        return KM_OK;
+    }
+    return km__mutex_try_lock(&store->catalogue_lock) ? KM_OK : KM_WOULD_BLOCK;
+}
+
 /* ---- create and open --------------------------------------------------------------------- */
 
 static km_status create_locked(struct km_store *store, km_bytes name, km_map_kind kind,
@@ -308,7 +329,9 @@ static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind
     rc = check_change(store);
     if (rc)
         return rc;
-    km__mutex_lock(&store->catalogue_lock);
+    rc = lock_catalogue(store);
+    if (rc)
+        return rc;
     rc = create_locked(store, name, KM_HASH, &map, &position);
     km__mutex_unlock(&store->catalogue_lock);
     if (rc == KM_OK)
@@ -377,7 +400,9 @@ static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map
     if (rc)
         return rc;
     change.record.kind = kind;
-    km__mutex_lock(&store->catalogue_lock);
+    rc = lock_catalogue(store);
+    if (rc)
+        return rc;
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
         rc = KM_E_DROPPED; /* relaxed: set under catalogue_lock */
     else
@@ -412,12 +437,10 @@ km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_
 {
     if (km__store_is_forked(store))
         return KM_E_FORKED;
-    for (uint32_t id = 0; id < KM_MAP_COUNT_MAX; id++) { /* ids grow with time */
+    for (uint32_t id = 0; id < km__maps_id_count(store); id++) { /* ids grow with time */
         km_map *map = km__maps_by_id(store, (uint16_t)id);
         km_map_info info;
 
-        if (!map && id >= store->id_count)
-            break;
         if (!map || atomic_load_explicit(&map->dropped, memory_order_acquire))
             continue; /* pairs with mark_dropped() */
         info.name = km_bytes_of(map->name, map->name_size);

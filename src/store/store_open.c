@@ -40,9 +40,13 @@ static km_status take_options(struct km_store *store, const km_options *options,
 static km_status create_store_object(struct os *os, const km_options *options,
                                      struct km_store **out_store, km_error *error)
 {
-    struct km_store *store = km__allocate(&os->allocator, sizeof(*store));
+    struct km_store *store;
     km_status rc;
 
+    if (!km__epoch_is_usable())
+        return km__fail(error, KM_E_FORKED, NULL, 0, 0,
+                        "this process was forked inside a read section: open stores after exec");
+    store = km__allocate(&os->allocator, sizeof(*store));
     if (!store)
         return km__fail(error, KM_E_NO_MEMORY, NULL, 0, 0, "no memory for a store");
     store->os = os;
@@ -56,6 +60,8 @@ static km_status create_store_object(struct os *os, const km_options *options,
         rc = km__node_pool_create(store->allocator, &store->pool);
     if (!rc)
         rc = os->ops->fork_word(os, &store->fork_word);
+    if (!rc && !store->fork_word)
+        rc = KM_E_UNSUPPORTED; /* Linux has it since 4.14 */
     if (rc)
         return km__fail(error, rc, NULL, 0, os->ops->last_error(os), "no memory for a store");
     return take_options(store, options, error);
@@ -65,8 +71,8 @@ static void destroy_store_object(struct km_store *store)
 {
     const struct os_ops *ops = store->os->ops;
 
-    km__reclaimer_fini(&store->reclaimer);
     km__maps_fini(store);
+    km__reclaimer_fini(&store->reclaimer); /* nodes go to the pool, memory to the log's allocator */
     km__node_pool_destroy(store->pool);
     km__log_destroy(store->log);
     ops->close_dir(store->log_dir);
@@ -84,7 +90,6 @@ static void housekeep(void *context)
     struct km_store *store = context;
 
     km__node_pool_prepare(store->pool);
-    km__reclaim(&store->reclaimer);
 }
 
 static struct log_options log_options_of(struct km_store *store, int background)
@@ -146,7 +151,11 @@ km_status km__store_open_with(struct os *os, const char *path, const km_options 
     struct log_options log_options;
     struct os_file *marks_file = NULL;
     struct marks marks;
-    km_status rc = create_store_object(os, options, &store, out_error);
+    km_status rc;
+
+    if (out_error)
+        out_error->status = KM_OK; /* until a cause is known */
+    rc = create_store_object(os, options, &store, out_error);
 
     if (!rc)
         rc = km__store_attach_files(store, path, &marks_file, &marks, out_error);
@@ -162,6 +171,9 @@ km_status km__store_open_with(struct os *os, const char *path, const km_options 
 out:
     if (store)
         destroy_store_object(store);
+    if (rc && out_error && out_error->status != rc)
+        km__ignore(km__fail(out_error, rc, NULL, 0, 0, "the store cannot be opened"),
+                   "the status is the one given");
     return rc;
 }
 
@@ -172,9 +184,12 @@ km_status km__store_open_memory_with(struct os *os, const km_options *options, i
     struct log_options log_options;
     km_status rc = create_store_object(os, options, &store, out_error);
 
-    if (!rc)
-        rc = os->ops->random(os, store->identity.hash_seed, KM__HASH_SEED_SIZE);
     if (rc) goto out;
+    rc = os->ops->random(os, store->identity.hash_seed, KM__HASH_SEED_SIZE);
+    if (rc) {
+        rc = km__fail(out_error, rc, NULL, 0, os->ops->last_error(os), "no random bytes");
+        goto out;
+    }
     store->durability = KM_DURABLE_PROCESS;
     km__hash_secret_init(&store->secret, store->identity.hash_seed);
     log_options = log_options_of(store, background);
@@ -225,6 +240,8 @@ km_status km_close(km_store *store, km_error *out_error)
         close_forked(store);
         return KM_OK;
     }
+    if (km__epoch_ongoing())
+        return KM_WOULD_BLOCK; /* it would wait for this very section to end */
     rc = km__log_stop(store->log, out_error);
     destroy_store_object(store);
     return rc;

@@ -17,11 +17,20 @@ static km_status check_readable(const km_map *map, km_bytes key)
     return atomic_load_explicit(&map->dropped, memory_order_acquire) ? KM_E_DROPPED : KM_OK;
 }
 
+/* A drop empties the map: what was not found may have been there until then. */
+static km_status unless_dropped(const km_map *map, km_status rc)
+{
+    /* pairs with mark_dropped(), which comes before the emptying */
+    if (rc == KM_NOT_FOUND && atomic_load_explicit(&map->dropped, memory_order_acquire))
+        return KM_E_DROPPED;
+    return rc;
+}
+
 static km_status find_key(const km_map *map, km_bytes key, struct found *out)
 {
     uint64_t hash = km__hash_key(&map->store->secret, key.data, key.size);
 
-    return km__find(map->store, map->index, hash, key, out);
+    return unless_dropped(map, km__find(map->store, map->index, hash, key, out));
 }
 
 /* ---- copying reads ----------------------------------------------------------------------- */
@@ -66,9 +75,7 @@ km_status km_read_begin(km_store *store, km_reader **out_reader)
 
 void km_read_end(km_reader *reader)
 {
-    const struct km_store *store = (const struct km_store *)(const void *)reader;
-
-    if (reader && !km__store_is_forked(store))
+    if (reader) /* in a child of fork() too: the section is the thread's own */
         km__epoch_leave();
 }
 
@@ -116,7 +123,8 @@ static km_status get_group(const km_map *map, const km_bytes *keys, size_t count
     }
     prefetch_group(map, hashes, count);
     for (size_t i = 0; i < count; i++) {
-        km_status rc = km__find(map->store, map->index, hashes[i], keys[i], &found);
+        km_status rc = unless_dropped(map,
+                                      km__find(map->store, map->index, hashes[i], keys[i], &found));
 
         if (rc && rc != KM_NOT_FOUND)
             return rc;

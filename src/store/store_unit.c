@@ -140,6 +140,7 @@ static km_status prepare_change(struct unit *unit, struct change *change)
     rc = km__find(unit->store, change->map->index, change->hash, key, &found);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
+    km__note_found(change, &found);
     if (unit->count == 1) {
         unit->first_found = found;
         if (rc == KM_NOT_FOUND && change->kind == RECORD_DELETE)
@@ -201,7 +202,7 @@ static uint64_t publish_all(struct unit *unit)
 
         if (change->is_superseded)
             continue;
-        km__publish_change(unit->store, change, placeholder_of(unit, change), position);
+        km__publish_change(change, placeholder_of(unit, change), position);
         last = position;
         position += change->log_size;
     }
@@ -231,10 +232,9 @@ static void copy_unit_previous(const struct unit *unit)
 }
 
 /* One try; KM_WOULD_BLOCK if the log has no room now. */
-static km_status try_unit(struct unit *unit, uint64_t *out_position)
+static km_status try_unit(struct unit *unit, int is_special, uint64_t *out_position)
 {
     struct log *log = unit->store->log;
-    int is_special = unit->log_size > km__log_unit_size_max(log);
     km_status rc = is_special ? begin_special(unit) : KM_OK;
 
     if (rc)
@@ -272,10 +272,12 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
     km_status rc = order_changes(&unit);
 
     while (!rc) { /* ends when there is room, or none to be had */
-        if (unit.log_size > km__log_unit_size_max(store->log) && km__epoch_ongoing())
+        int is_special = unit.log_size > km__log_unit_size_max(store->log);
+
+        if (is_special && km__epoch_ongoing())
             rc = KM_WOULD_BLOCK;
         else
-            rc = try_unit(&unit, out_position);
+            rc = try_unit(&unit, is_special, out_position);
         if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
             break;
         rc = km__log_wait_space(store->log, unit.log_size, unit.class);

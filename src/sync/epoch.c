@@ -1,8 +1,56 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * epoch.c -- the list of retired objects.
+ * epoch.c -- the list of retired objects, and epochs across fork().
  */
 #include "sync/epoch.h"
+
+#include <pthread.h>
+
+#if KM_THREAD_SANITIZER
+char km__epoch_tsan_word;
+#endif
+
+/* ---- fork -------------------------------------------------------------------------------- */
+
+/* One per process, as the epochs themselves are. */
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static _Thread_local int forks_outside; /* this thread is forking, and holds liburcu's locks */
+static int is_unusable;                 /* set in a child, while it has one thread */
+
+/* Not from inside a section: a grace period under way would wait for us, holding the lock. */
+static void before_fork(void)
+{
+    forks_outside = !km__epoch_ongoing();
+    if (forks_outside)
+        urcu_bp_before_fork();
+}
+
+static void after_fork_in_parent(void)
+{
+    if (forks_outside)
+        urcu_bp_after_fork_parent();
+}
+
+static void after_fork_in_child(void)
+{
+    if (forks_outside)
+        urcu_bp_after_fork_child();
+    else
+        is_unusable = 1;
+}
+
+static void prepare_for_fork(void)
+{
+    KM_ASSERT(pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0);
+}
+
+int km__epoch_is_usable(void)
+{
+    KM_ASSERT(pthread_once(&fork_once, prepare_for_fork) == 0);
+    return !is_unusable;
+}
+
+/* ---- retired objects --------------------------------------------------------------------- */
 
 void km__reclaimer_init(struct reclaimer *reclaimer)
 {
@@ -58,5 +106,8 @@ size_t km__reclaim(struct reclaimer *reclaimer)
     if (!first)
         return 0;
     urcu_bp_synchronize_rcu();
+#if KM_THREAD_SANITIZER
+    __tsan_acquire(&km__epoch_tsan_word);
+#endif
     return destroy_all(first);
 }

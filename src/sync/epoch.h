@@ -21,6 +21,14 @@
 
 #include "sync/mutex.h"
 
+#if KM_THREAD_SANITIZER
+/* ThreadSanitizer cannot see a grace period: the end of a section and the end of the wait for it
+ * are told to it through this word. */
+extern char km__epoch_tsan_word;
+void __tsan_acquire(void *address);
+void __tsan_release(void *address);
+#endif
+
 static inline void km__epoch_enter(void)
 {
     urcu_bp_read_lock();
@@ -28,6 +36,9 @@ static inline void km__epoch_enter(void)
 
 static inline void km__epoch_leave(void)
 {
+#if KM_THREAD_SANITIZER
+    __tsan_release(&km__epoch_tsan_word);
+#endif
     urcu_bp_read_unlock();
 }
 
@@ -36,6 +47,13 @@ static inline int km__epoch_ongoing(void)
 {
     return urcu_bp_read_ongoing();
 }
+
+/*
+ * Whether this process may use epochs; the first call prepares for fork(). A child of fork() may,
+ * unless the thread that forked was inside a section: then the state of the other threads'
+ * sections, which do not exist in the child, cannot be put right.
+ */
+int km__epoch_is_usable(void);
 
 /* Embedded in what is to be retired, or allocated beside it. */
 struct retired {

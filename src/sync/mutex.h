@@ -29,6 +29,12 @@ static inline void km__mutex_lock(struct mutex *mutex)
     KM_ASSERT(pthread_mutex_lock(&mutex->raw) == 0);
 }
 
+/* 1 if it was free. */
+static inline int km__mutex_try_lock(struct mutex *mutex)
+{
+    return pthread_mutex_trylock(&mutex->raw) == 0;
+}
+
 static inline void km__mutex_unlock(struct mutex *mutex)
 {
     KM_ASSERT(pthread_mutex_unlock(&mutex->raw) == 0);
