@@ -46,7 +46,8 @@ static uint32_t ready_needed(enum log_class class)
 
 uint64_t km__log_unit_size_max(const struct log *log)
 {
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
+    /* pairs with switch_locked(): the segment's fields */
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
 
     uint64_t usual_size = atomic_load_explicit(&log->usual_size, memory_order_relaxed);

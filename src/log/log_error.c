@@ -37,9 +37,10 @@ static void distrust_ring(struct log *log, uint64_t position)
 
 void km__log_distrust_rings(struct log *log)
 {
-    /* relaxed: segments and rings stay, and two of them are all that can be in use */
-    distrust_ring(log, atomic_load_explicit(&log->flushed, memory_order_relaxed));
-    distrust_ring(log, atomic_load_explicit(&log->tail, memory_order_relaxed));
+    /* segments and rings stay, and two of them are all that can be in use; the orders pair with
+     * those of flush_segment() and switch_locked() */
+    distrust_ring(log, atomic_load_explicit(&log->flushed, memory_order_acquire));
+    distrust_ring(log, atomic_load_explicit(&log->tail, memory_order_acquire));
 }
 
 km_status km__log_fail(struct log *log, km_status cause, const char *name, uint64_t offset,

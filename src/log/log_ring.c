@@ -112,10 +112,12 @@ static km_status open_ring_file(struct log *log, uint32_t ring_log2, const char 
     if (rc) goto out;
     bytes = km__allocate(&log->os->allocator, RING_HEADER_SIZE);
     rc = bytes ? ops->file_size(file, &size) : KM_E_NO_MEMORY;
+    if (!rc && size >= RING_HEADER_SIZE)
+        rc = ops->read_at(file, 0, bytes, RING_HEADER_SIZE);
     if (rc) goto out;
     rc = KM_NOT_FOUND; /* whatever is wrong with it, a new one takes its place */
     if (size != RING_DATA_OFFSET + (UINT64_C(1) << ring_log2) ||
-        ops->read_at(file, 0, bytes, RING_HEADER_SIZE) || km__ring_header_decode(bytes, &header))
+        km__ring_header_decode(bytes, &header))
         goto out;
     if (header.ring_log2 != ring_log2 ||
         memcmp(header.store_id, log->options.store_id, STORE_ID_SIZE))

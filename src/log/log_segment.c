@@ -192,7 +192,8 @@ void km__segment_enter(struct log *log, struct segment *segment)
  * faster while they fill quickly, since each costs some syncs. */
 static uint64_t next_size(const struct log *log)
 {
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
+    /* pairs with switch_locked(): the segment's fields */
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     uint64_t total = km__segment_at(log, km__position_number(tail))->linear_start;
     uint64_t size = SEGMENT_SIZE_FIRST;
     uint64_t factor = km__log_is_busy(log) ? 4 : 8;

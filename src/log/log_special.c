@@ -29,7 +29,20 @@ static km_status create_special_file(struct log *log, struct segment *segment)
     return rc ? rc : ops->allocate(segment->file, segment->size);
 }
 
-static km_status create_special(struct log *log, uint64_t unit_size, struct segment **out_segment)
+/* What has to stay free for deletes: a usual segment after this one. Under prepare_lock. */
+static uint64_t reserve_size(const struct log *log, enum log_class class)
+{
+    uint64_t size = km__segment_at(log, log->last_number)->size;
+
+    if (class != LOG_CLASS_PUT)
+        return 0;
+    if (size < SEGMENT_SIZE_FIRST || size > SEGMENT_SIZE_USUAL_MAX)
+        size = size < SEGMENT_SIZE_FIRST ? SEGMENT_SIZE_FIRST : SEGMENT_SIZE_USUAL_MAX;
+    return 2 * size; /* segments grow */
+}
+
+static km_status create_special(struct log *log, uint64_t unit_size, enum log_class class,
+                                struct segment **out_segment)
 {
     uint64_t size = km__round_up(SEGMENT_HEADER_SIZE + unit_size, 4096);
     struct segment *segment;
@@ -38,7 +51,7 @@ static km_status create_special(struct log *log, uint64_t unit_size, struct segm
     if (size < SEGMENT_SIZE_MIN)
         size = SEGMENT_SIZE_MIN;
     km__mutex_lock(&log->prepare_lock);
-    rc = km__log_check_limits(log, size, NULL);
+    rc = km__log_check_limits(log, size + reserve_size(log, class), NULL);
     km__mutex_unlock(&log->prepare_lock);
     if (rc)
         return rc;
@@ -65,11 +78,10 @@ km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class c
     struct segment *segment = NULL;
     km_status rc;
 
-    (void)class; /* space comes from the disk, not from the ready segments */
     km__mutex_lock(&log->special_lock);
     rc = km__log_writable(log);
     if (!rc)
-        rc = create_special(log, size, &segment);
+        rc = create_special(log, size, class, &segment);
     if (rc) {
         km__mutex_unlock(&log->special_lock);
         return rc;

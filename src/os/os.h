@@ -39,7 +39,7 @@ enum os_lock {
 struct os_ops {
     /* ---- folders. `path` is a whole path, `name` a single component. */
     km_status (*open_dir)(struct os *os, const char *path, struct os_dir **out_dir);
-    km_status (*create_dir)(struct os *os, const char *path); /* or KM_EXISTS; parent synced; mode 0700 */
+    km_status (*create_dir)(struct os *os, const char *path); /* parent synced, also if KM_EXISTS */
     km_status (*open_subdir)(struct os_dir *dir, const char *name, struct os_dir **out_dir);
     km_status (*create_subdir)(struct os_dir *dir, const char *name); /* KM_EXISTS; not yet durable */
     void (*close_dir)(struct os_dir *dir); /* NULL is accepted */

@@ -108,10 +108,11 @@ km_status km__os_linux_create_dir(struct os *os, const char *path)
         return made;
     os_linux_cut_to_parent(parent);
     fd = open(parent, OS_LINUX_DIR_FLAGS);
-    if (fd < 0)
-        return km__os_linux_fail(errno);
-    rc = os_linux_sync_dir_fd(fd);
-    close(fd);
+    rc = fd < 0 ? km__os_linux_fail(errno) : os_linux_sync_dir_fd(fd);
+    if (fd >= 0)
+        close(fd);
+    if (rc && !made)
+        rmdir(path); /* not durable: it must not be taken for one that is */
     return rc ? rc : made;
 }
 

@@ -16,6 +16,7 @@
 #define MARKS_NAME "MARKS"
 #define CREATING_NAME "CREATING"
 #define LOG_DIR_NAME "log"
+#define BIRTH_SEQUENCE 2u /* of MARKS, until the store is opened for writing */
 
 static km_status io_failed(struct km_store *store, km_error *error, km_status rc, const char *name,
                            const char *what)
@@ -232,7 +233,7 @@ static km_status write_identity(struct km_store *store, km_error *error)
 static km_status write_first_marks(struct km_store *store, km_error *error)
 {
     uint8_t *bytes = km__allocate(store->allocator, 2 * MARKS_SLOT_SIZE);
-    struct marks marks = {.sequence = 1, .clean = 1};
+    struct marks marks = {.sequence = BIRTH_SEQUENCE - 1, .clean = 1};
     km_status rc;
 
     if (!bytes)
@@ -262,26 +263,49 @@ static km_status write_first_log(struct km_store *store, km_error *error)
     return km__log_create_files(&options, error);
 }
 
+/* Names that an attempt before has left may be visible and yet not durable, if its sync failed: they are
+ * bound anew. */
 static km_status open_log_dir(struct km_store *store)
 {
+    static const char temp_name[] = "new.log";
     const struct os_ops *ops = store->os->ops;
-    km_status rc = ops->create_subdir(store->dir, LOG_DIR_NAME);
+    km_status rc;
 
+    km__ignore(ops->rename(store->dir, LOG_DIR_NAME, temp_name), "usually it is not there");
+    km__ignore(ops->rename(store->dir, temp_name, LOG_DIR_NAME), "as above");
+    rc = ops->create_subdir(store->dir, LOG_DIR_NAME);
     if (rc == KM_OK || rc == KM_EXISTS)
         rc = ops->open_subdir(store->dir, LOG_DIR_NAME, &store->log_dir);
     return rc;
 }
 
-static km_status declare_creation(struct km_store *store)
+static km_status declare_creation(struct km_store *store, km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
     struct os_file *file = NULL;
     km_status rc = ops->open_file(store->dir, CREATING_NAME, OS_CREATE_NEW, &file);
 
     ops->close_file(file);
-    if (rc && rc != KM_EXISTS)
-        return rc;
-    return ops->sync_dir(store->dir);
+    if (rc == KM_EXISTS)
+        return write_file(store, CREATING_NAME, (const uint8_t *)"", 0, error);
+    return rc ? io_failed(store, error, rc, CREATING_NAME, "cannot create the store") : KM_OK;
+}
+
+/* The store is whole: let it be one. If that fails it must not be used, and begins anew. */
+static km_status declare_created(struct km_store *store, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    struct os_file *file = NULL;
+    km_status rc = ops->unlink(store->dir, CREATING_NAME);
+
+    if (!rc)
+        rc = ops->sync_dir(store->dir);
+    if (!rc)
+        return KM_OK;
+    rc = io_failed(store, error, rc, CREATING_NAME, "cannot create the store");
+    km__ignore(ops->open_file(store->dir, CREATING_NAME, OS_CREATE_NEW, &file), "the error is told already");
+    ops->close_file(file);
+    return rc;
 }
 
 static km_status create_store(struct km_store *store, const char *path, km_error *error)
@@ -291,7 +315,10 @@ static km_status create_store(struct km_store *store, const char *path, km_error
 
     /* again: a kill may have come between the making of the folder and the sync of its name */
     km__ignore(ops->create_dir(store->os, path), "it exists; the folder above may be closed to us");
-    rc = declare_creation(store);
+    rc = declare_creation(store, error);
+    if (rc)
+        return rc;
+    rc = ops->sync_dir(store->dir);
     if (!rc)
         rc = open_log_dir(store);
     if (rc)
@@ -306,11 +333,9 @@ static km_status create_store(struct km_store *store, const char *path, km_error
     if (rc)
         return rc;
     rc = ops->sync_dir(store->dir);
-    if (!rc)
-        rc = ops->unlink(store->dir, CREATING_NAME);
-    if (!rc)
-        rc = ops->sync_dir(store->dir);
-    return rc ? io_failed(store, error, rc, NULL, "cannot create the store") : KM_OK;
+    if (rc)
+        return io_failed(store, error, rc, NULL, "cannot create the store");
+    return declare_created(store, error);
 }
 
 /* ---- what is there ----------------------------------------------------------------------- */
@@ -403,7 +428,7 @@ km_status km__store_attach_files(struct km_store *store, const char *path,
     if (rc)
         return rc;
     /* never worked on: a kill may have come between the removal of CREATING and its sync */
-    if (!is_read_only && !must_create && out_marks->sequence == 1)
+    if (!is_read_only && !must_create && out_marks->sequence == BIRTH_SEQUENCE)
         rc = ops->sync_dir(store->dir);
     if (rc)
         return io_failed(store, error, rc, NULL, "cannot sync the store's folder");

@@ -12,12 +12,11 @@
 
 uint32_t km__eventcount_prepare(struct eventcount *eventcount)
 {
-    uint32_t ticket;
+    /* the sequence first: a notify that comes after the next line changes it */
+    uint32_t ticket = atomic_load_explicit(&eventcount->sequence, memory_order_acquire);
 
-    atomic_fetch_add_explicit(&eventcount->waiters, 1, memory_order_relaxed);
-    /* seq_cst: pairs with the fence of km__eventcount_notify(); see eventcount.h */
-    atomic_thread_fence(memory_order_seq_cst);
-    ticket = atomic_load_explicit(&eventcount->sequence, memory_order_acquire);
+    /* acq_rel: pairs with km__eventcount_notify() */
+    atomic_fetch_add_explicit(&eventcount->waiters, 1, memory_order_acq_rel);
     return ticket;
 }
 

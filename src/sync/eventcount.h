@@ -10,9 +10,10 @@
  *         km__eventcount_wait(e, ticket, ...);
  *     look again
  *
- * No wake-up is lost: prepare and notify each have a full fence between their own store and their
- * look at the other's, so at least one of the two sees the other. A notify without waiters costs
- * that fence and a load.
+ * No wake-up is lost: prepare and notify both change `waiters` by a read-modify-write, so one comes
+ * after the other. If notify is the later, it sees the waiter; if prepare is, it has acquired what
+ * notify released, and the waiter sees the condition. A notify without waiters costs one such
+ * instruction.
  */
 #ifndef KM_SYNC_EVENTCOUNT_H
 #define KM_SYNC_EVENTCOUNT_H
@@ -42,9 +43,8 @@ void km__eventcount_wake_slow(struct eventcount *eventcount);
 
 static inline void km__eventcount_notify(struct eventcount *eventcount)
 {
-    /* seq_cst: with a weaker fence the waiter could miss the condition while we miss the waiter */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&eventcount->waiters, memory_order_relaxed) != 0)
+    /* acq_rel, adding nothing: pairs with km__eventcount_prepare(), see above */
+    if (atomic_fetch_add_explicit(&eventcount->waiters, 0, memory_order_acq_rel) != 0)
         km__eventcount_wake_slow(eventcount);
 }
 

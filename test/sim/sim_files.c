@@ -310,14 +310,32 @@ static km_status sync_node(struct sim *sim, struct sim_node *node)
     return km__sim_call(sim, &call, NULL);
 }
 
+/* A folder whose name did not become durable is not left behind, to be taken for one that is. */
+static void remove_dir(struct sim *sim, const char *path)
+{
+    char name[SIM_NAME_MAX + 1];
+    int os_error = 0;
+    struct sim_node *parent;
+
+    km__sim_lock(sim);
+    parent = km__sim_resolve_parent(sim, path, name, &os_error);
+    if (parent && !sim->is_dead)
+        km__sim_bind(parent, name, NULL, ++sim->stamp);
+    km__sim_unlock(sim);
+}
+
 km_status km__sim_create_dir(struct os *os, const char *path)
 {
     struct sim_call call = {.op = SIM_CREATE_DIR, .apply = apply_create_dir, .name = path};
-    km_status rc = km__sim_call(km__sim_of(os), &call, NULL);
+    km_status made = km__sim_call(km__sim_of(os), &call, NULL);
+    km_status rc;
 
-    if (rc)
-        return rc;
-    return sync_node(km__sim_of(os), call.node);
+    if (made && (made != KM_EXISTS || !call.node))
+        return made;
+    rc = sync_node(km__sim_of(os), call.node);
+    if (rc && !made)
+        remove_dir(km__sim_of(os), path);
+    return rc ? rc : made;
 }
 
 km_status km__sim_sync_dir(struct os_dir *dir)

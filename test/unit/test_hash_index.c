@@ -26,8 +26,9 @@ struct fixture {
     struct hash_index *index;
     struct hash_source source;
     uint64_t hash_seed;
-    uint64_t keep_mask;   /* hashes are random in these bits; the others are those of `common` */
+    uint64_t keep_mask; /* hashes are random in these bits; the others are those of `common` */
     uint64_t common;
+    uint64_t odd_bits;    /* in which the hashes of odd keys differ besides */
     uint64_t wrong_bits;  /* what answer_wrong_hashes() gets wrong */
     uint64_t asked_count; /* references whose hashes the index asked for */
     km_status source_status;
@@ -37,7 +38,8 @@ static uint64_t hash_of(const struct fixture *fixture, uint64_t key)
 {
     uint64_t hash = mix64(key + fixture->hash_seed);
 
-    return (hash & fixture->keep_mask) | (fixture->common & ~fixture->keep_mask);
+    hash = (hash & fixture->keep_mask) | (fixture->common & ~fixture->keep_mask);
+    return hash ^ (key % 2 ? fixture->odd_bits : 0);
 }
 
 static km_status answer_hashes(void *context, const uint64_t *refs, size_t count,
@@ -74,7 +76,8 @@ static int set_up(void **state)
     return 0;
 }
 
-/* Everything is given back: to the pool when index and reclaimer end, to the machine by the pool. */
+/* Everything is given back: to the pool when index and reclaimer end, to the machine by the pool.
+ */
 static int tear_down(void **state)
 {
     struct fixture *fixture = *state;
@@ -359,26 +362,24 @@ static void hashes_alike_in_20_bits_are_told_apart(void **state)
 }
 
 /*
- * Two hashes, 64 keys each, that differ in one bit only: the last one of the home in the largest
- * first node. Their windows overlap there, and in the halves of the node and the halves of these:
- * only in an eighth of it they do not.
+ * Two hashes, of even and of odd keys, that differ in three bits only. In the largest first node
+ * their homes are 1 line apart and share one line of their windows: 120 slots. With one more bit
+ * they are 3 lines apart, with two 7, and share two lines: 112 slots. With three it is 14 lines,
+ * and one line again.
  */
-static void crammed_node_is_split_further(void **state)
+static void crammed_hashes_are_told_apart(void **state)
 {
     struct fixture *fixture = *state;
-    uint32_t counts[2] = {0, 0};
-    uint64_t bit = UINT64_C(1) << (63 - 8 - (HASH_LINE_BITS_MAX - 1));
 
-    fixture->keep_mask = bit;
-    for (uint64_t key = 0; counts[0] + counts[1] < 128; key++) {
-        uint32_t which = (hash_of(fixture, key) & bit) != 0;
-        if (counts[which] == 64)
-            continue;
-        counts[which]++;
+    fixture->keep_mask = 0;
+    fixture->odd_bits = UINT64_C(7) << (63 - 8 - HASH_LINE_BITS_MAX - 1);
+    fixture->common &= ~fixture->odd_bits;
+    for (uint64_t i = 0; i < 120; i++) { /* even ones first: they fill the shared line */
+        uint64_t key = i < 60 ? 2 * i : 2 * (i - 60) + 1;
         assert_int_equal(reserve(fixture, REF(key, 1)), KM_OK);
-        assert_int_equal(times_found(fixture, REF(key, 1)), 1);
         check(fixture);
     }
+    assert_keys(fixture, 0, 120);
     assert_true(km__hash_bytes(fixture->index) < 256 << 10);
 }
 
@@ -726,7 +727,7 @@ int main(void)
         INDEX_TEST(equal_hashes_end_in_a_limit),
         INDEX_TEST(hashes_alike_in_40_bits_end_in_a_limit),
         INDEX_TEST(hashes_alike_in_20_bits_are_told_apart),
-        INDEX_TEST(crammed_node_is_split_further),
+        INDEX_TEST(crammed_hashes_are_told_apart),
         INDEX_TEST(failed_allocation_changes_nothing),
         INDEX_TEST(short_memory_fills_what_is_there),
         INDEX_TEST(error_of_the_source_changes_nothing),
