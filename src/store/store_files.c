@@ -137,11 +137,14 @@ static km_status write_file(struct km_store *store, const char *name, const uint
 
     km__ignore(ops->unlink(store->dir, temp_name), "a leftover of a crash, or nothing");
     rc = ops->open_file(store->dir, temp_name, OS_CREATE_NEW, &file);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->write_at(file, 0, bytes, size);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->sync(file);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->rename(store->dir, temp_name, name);
 out:
     if (rc)
@@ -263,8 +266,8 @@ static km_status write_first_log(struct km_store *store, km_error *error)
     return km__log_create_files(&options, error);
 }
 
-/* Names that an attempt before has left may be visible and yet not durable, if its sync failed: they are
- * bound anew. */
+/* Names that an attempt before has left may be visible and yet not durable, if its sync failed:
+ * they are bound anew. */
 static km_status open_log_dir(struct km_store *store)
 {
     static const char temp_name[] = "new.log";
@@ -303,7 +306,8 @@ static km_status declare_created(struct km_store *store, km_error *error)
     if (!rc)
         return KM_OK;
     rc = io_failed(store, error, rc, CREATING_NAME, "cannot create the store");
-    km__ignore(ops->open_file(store->dir, CREATING_NAME, OS_CREATE_NEW, &file), "the error is told already");
+    km__ignore(ops->open_file(store->dir, CREATING_NAME, OS_CREATE_NEW, &file),
+               "the error is told already");
     ops->close_file(file);
     return rc;
 }

@@ -22,20 +22,35 @@
 
 /* ---- the checker ------------------------------------------------------------------------- */
 
-#define PUT(begin, end, value) {begin, end, LINEAR_PUT, value, 0}
-#define SWAP(begin, end, value, seen) {begin, end, LINEAR_PUT_PREVIOUS, value, seen}
-#define DEL(begin, end, seen) {begin, end, LINEAR_DELETE, 0, seen}
-#define GET(begin, end, seen) {begin, end, LINEAR_GET, 0, seen}
+#define PUT(begin, end, value)                                                                     \
+    {                                                                                              \
+        begin, end, LINEAR_PUT, value, 0                                                           \
+    }
+#define SWAP(begin, end, value, seen)                                                              \
+    {                                                                                              \
+        begin, end, LINEAR_PUT_PREVIOUS, value, seen                                               \
+    }
+#define DEL(begin, end, seen)                                                                      \
+    {                                                                                              \
+        begin, end, LINEAR_DELETE, 0, seen                                                         \
+    }
+#define GET(begin, end, seen)                                                                      \
+    {                                                                                              \
+        begin, end, LINEAR_GET, 0, seen                                                            \
+    }
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 static void checker_accepts_good_histories(void **state)
 {
-    static const struct linear_call serial[] = {GET(1, 2, 0), PUT(3, 4, 7), GET(5, 6, 7), DEL(7, 8, 7),
-                                                GET(9, 10, 0), DEL(11, 12, 0)};
+    static const struct linear_call serial[] = {GET(1, 2, 0), PUT(3, 4, 7),  GET(5, 6, 7),
+                                                DEL(7, 8, 7), GET(9, 10, 0), DEL(11, 12, 0)};
     static const struct linear_call beside[] = {PUT(1, 10, 7), GET(2, 3, 0), GET(4, 5, 7)};
-    static const struct linear_call writers[] = {SWAP(1, 10, 7, 8), SWAP(1, 10, 8, 0), GET(11, 12, 7)};
-    static const struct linear_call either[] = {PUT(1, 10, 7), PUT(1, 10, 8), GET(11, 12, 7), GET(13, 14, 7)};
-    static const struct linear_call flicker[] = {PUT(1, 20, 7), DEL(2, 19, 7), GET(3, 4, 7), GET(5, 6, 0)};
+    static const struct linear_call writers[] = {SWAP(1, 10, 7, 8), SWAP(1, 10, 8, 0),
+                                                 GET(11, 12, 7)};
+    static const struct linear_call either[] = {PUT(1, 10, 7), PUT(1, 10, 8), GET(11, 12, 7),
+                                                GET(13, 14, 7)};
+    static const struct linear_call flicker[] = {PUT(1, 20, 7), DEL(2, 19, 7), GET(3, 4, 7),
+                                                 GET(5, 6, 0)};
 
     (void)state;
     assert_true(linear_check(NULL, 0));
@@ -56,8 +71,8 @@ static void checker_catches_bad_histories(void **state)
     static const struct linear_call lost[] = {PUT(1, 2, 6), SWAP(3, 9, 7, 6), SWAP(3, 9, 8, 6)};
     static const struct linear_call undead[] = {PUT(1, 2, 7), DEL(3, 4, 7), GET(5, 6, 7)};
     static const struct linear_call twice[] = {PUT(1, 2, 7), DEL(3, 9, 7), DEL(3, 9, 7)};
-    static const struct linear_call order[] = {PUT(1, 9, 7), PUT(1, 9, 8), GET(2, 3, 7), GET(4, 5, 8),
-                                               GET(6, 7, 7)};
+    static const struct linear_call order[] = {PUT(1, 9, 7), PUT(1, 9, 8), GET(2, 3, 7),
+                                               GET(4, 5, 8), GET(6, 7, 7)};
 
     (void)state;
     assert_false(linear_check(stale, COUNT_OF(stale)));
@@ -83,7 +98,8 @@ static void checker_catches_any_wrong_result(void **state)
         enum linear_kind kind = (enum linear_kind)harness_below(&random, 4);
 
         /* a little overlap with the next, which does not matter for who knows the order */
-        calls[i] = (struct linear_call){10 * i, 10 * i + 9, kind, i + 1, kind == LINEAR_PUT ? 0 : value};
+        calls[i] = (struct linear_call){10 * i, 10 * i + 9, kind, i + 1,
+                                        kind == LINEAR_PUT ? 0 : value};
         if (kind != LINEAR_GET)
             value = kind == LINEAR_DELETE ? 0 : i + 1;
     }
@@ -156,7 +172,8 @@ static struct linear_call *new_call(struct recorder *recorder, uint32_t key, enu
 
 static void call_put(struct recorder *recorder, uint32_t key, km_bytes name, int wants_previous)
 {
-    struct linear_call *call = new_call(recorder, key, wants_previous ? LINEAR_PUT_PREVIOUS : LINEAR_PUT);
+    struct linear_call *call = new_call(recorder, key,
+                                        wants_previous ? LINEAR_PUT_PREVIOUS : LINEAR_PUT);
     km_write write = KM_WRITE_INIT;
     uint8_t bytes[160];
     km_bytes value = make_value(recorder, call->value, bytes);
@@ -241,7 +258,8 @@ static void call_batch(struct recorder *recorder, uint32_t key)
             continue;
         calls[count] = new_call(recorder, key, LINEAR_PUT);
         CHECK_STATUS(km_batch_put(recorder->batch, recorder->round->map, km_bytes_of(name.bytes, 8),
-                                  make_value(recorder, calls[count]->value, bytes)), KM_OK);
+                                  make_value(recorder, calls[count]->value, bytes)),
+                     KM_OK);
         count++;
     }
     begin_ns = harness_now_ns();

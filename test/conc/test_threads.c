@@ -5,8 +5,8 @@
  * T1. A value read is one that was written whole, for its key.
  * T2. The versions of a key that one reader sees never go back (a key of one writer).
  * T3. Of the puts of one key each but the last is the `previous` of exactly one other.
- * T4. A walk meets each key that is there all the time exactly once, whatever is inserted beside it.
- * T5. Counts are exact at the end; a batch that moves an amount between maps keeps the sum.
+ * T4. A walk meets each key that is there all the time exactly once, whatever is inserted beside
+ * it. T5. Counts are exact at the end; a batch that moves an amount between maps keeps the sum.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,10 +25,10 @@
 
 #define WRITER_COUNT 8u
 #define READER_COUNT 3u
-#define OWN_COUNT 1500u   /* keys of each writer alone */
-#define SHARED_COUNT 32u  /* keys of all writers */
+#define OWN_COUNT 1500u    /* keys of each writer alone */
+#define SHARED_COUNT 32u   /* keys of all writers */
 #define STABLE_COUNT 4000u /* keys that are there all the time */
-#define ACCOUNT_COUNT 40u /* of each writer, in each of two maps */
+#define ACCOUNT_COUNT 40u  /* of each writer, in each of two maps */
 #define ACCOUNT_BEGIN 1000
 #define VALUE_SIZE_MAX 700u
 
@@ -40,9 +40,9 @@ struct stress {
     km_map *map, *left, *right;
     uint64_t turns;
     _Atomic int writers_left;
-    _Atomic uint32_t next_number;   /* numbers of shared puts, from 1 */
+    _Atomic uint32_t next_number; /* numbers of shared puts, from 1 */
     uint32_t number_max;
-    _Atomic uint8_t *was_previous;  /* by number */
+    _Atomic uint8_t *was_previous; /* by number */
     _Atomic uint64_t reads, walks;
 };
 
@@ -62,7 +62,8 @@ static uint64_t own_key(uint32_t writer, uint64_t i)
 
 static uint32_t random_size(struct harness_random *random)
 {
-    return HARNESS_VALUE_MIN + (uint32_t)harness_below(random, VALUE_SIZE_MAX - HARNESS_VALUE_MIN + 1);
+    return HARNESS_VALUE_MIN +
+           (uint32_t)harness_below(random, VALUE_SIZE_MAX - HARNESS_VALUE_MIN + 1);
 }
 
 static void put_number(km_map *map, uint64_t key, uint64_t version, uint32_t size, km_write *write)
@@ -102,7 +103,8 @@ static void note_previous(struct stress *stress, uint64_t key, const km_write *w
     number = harness_value_version(value, key);
     CHECK(number > 0 && number <= stress->number_max);
     CHECK_MSG(atomic_fetch_add(&stress->was_previous[number], 1) == 0,
-              "value %llu of key %llu was replaced twice", (unsigned long long)number, (unsigned long long)key);
+              "value %llu of key %llu was replaced twice", (unsigned long long)number,
+              (unsigned long long)key);
 }
 
 static void change_shared(struct worker *worker, km_buffer *previous)
@@ -112,7 +114,8 @@ static void change_shared(struct worker *worker, km_buffer *previous)
     km_write write = KM_WRITE_INIT;
 
     write.previous = previous;
-    put_number(stress->map, key, atomic_fetch_add(&stress->next_number, 1), random_size(&worker->random), &write);
+    put_number(stress->map, key, atomic_fetch_add(&stress->next_number, 1),
+               random_size(&worker->random), &write);
     note_previous(stress, key, &write);
 }
 
@@ -120,7 +123,8 @@ static void change_stable(struct worker *worker)
 {
     uint64_t key = STABLE_BASE + harness_below(&worker->random, STABLE_COUNT);
 
-    put_number(worker->stress->map, key, harness_next(&worker->random), random_size(&worker->random), NULL);
+    put_number(worker->stress->map, key, harness_next(&worker->random),
+               random_size(&worker->random), NULL);
 }
 
 static uint64_t account_key(uint32_t writer, uint64_t i)
@@ -134,7 +138,8 @@ static void add_account(km_batch *batch, km_map *map, uint64_t key, int64_t amou
     uint8_t value[8];
 
     km__store64(value, (uint64_t)amount);
-    CHECK_STATUS(km_batch_put(batch, map, km_bytes_of(bytes.bytes, 8), km_bytes_of(value, 8)), KM_OK);
+    CHECK_STATUS(km_batch_put(batch, map, km_bytes_of(bytes.bytes, 8), km_bytes_of(value, 8)),
+                 KM_OK);
 }
 
 static void move_amount(struct worker *worker, km_batch *batch)
@@ -189,8 +194,9 @@ static void see(struct seen *seen, uint64_t key, km_bytes value)
 
     if (key >= WRITER_COUNT * OWN_COUNT)
         return;
-    CHECK_MSG(version % 2 == 1 && version >= seen->versions[key], "key %llu went back from version %llu to %llu",
-              (unsigned long long)key, (unsigned long long)seen->versions[key], (unsigned long long)version);
+    CHECK_MSG(version % 2 == 1 && version >= seen->versions[key],
+              "key %llu went back from version %llu to %llu", (unsigned long long)key,
+              (unsigned long long)seen->versions[key], (unsigned long long)version);
     seen->versions[key] = version;
 }
 
@@ -299,7 +305,8 @@ static void walk_once(struct stress *stress, uint8_t *met)
         harness_value_version(value, number);
         if (number < STABLE_BASE)
             continue;
-        CHECK_MSG(met[number - STABLE_BASE]++ == 0, "a walk met key %llu twice", (unsigned long long)number);
+        CHECK_MSG(met[number - STABLE_BASE]++ == 0, "a walk met key %llu twice",
+                  (unsigned long long)number);
     }
     CHECK_STATUS(rc, KM_END);
     km_cursor_close(cursor);
@@ -352,7 +359,8 @@ static void check_shared(struct stress *stress, uint64_t *count)
     for (uint64_t key = SHARED_BASE; key < SHARED_BASE + SHARED_COUNT; key++) {
         if (km_get_u64(stress->map, key, &buffer))
             continue;
-        CHECK(stress->was_previous[harness_value_version(km_bytes_of(buffer.data, buffer.size), key)] == 0);
+        CHECK(stress->was_previous[harness_value_version(km_bytes_of(buffer.data, buffer.size),
+                                                         key)] == 0);
         there++;
     }
     CHECK(replaced + there == put);

@@ -26,9 +26,17 @@ static const struct profile mixed = {
     .value_size_max = 12000,
     .special_size_max = 120000,
     .power_one_in = 30,
-    .weights = {[OP_PUT] = 50, [OP_DELETE] = 8, [OP_BATCH] = 10, [OP_PUT_SPECIAL] = 2,
-                [OP_BATCH_SPECIAL] = 1, [OP_CLEAR] = 1, [OP_DROP] = 1, [OP_FLUSH] = 2,
-                [OP_SYNC_ONCE] = 1, [OP_HOUSEKEEP] = 5, [OP_REOPEN] = 1},
+    .weights = {[OP_PUT] = 50,
+                [OP_DELETE] = 8,
+                [OP_BATCH] = 10,
+                [OP_PUT_SPECIAL] = 2,
+                [OP_BATCH_SPECIAL] = 1,
+                [OP_CLEAR] = 1,
+                [OP_DROP] = 1,
+                [OP_FLUSH] = 2,
+                [OP_SYNC_ONCE] = 1,
+                [OP_HOUSEKEEP] = 5,
+                [OP_REOPEN] = 1},
     .options = KM_OPTIONS_INIT,
 };
 
@@ -131,7 +139,8 @@ static void cut_once(void *context, uint64_t step)
 }
 
 /* Open the store of a machine; return the machine that a cut during that leaves, or after it. */
-static struct os *open_and_cut(struct os *os, struct random *random, int allow_power, int *out_was_power)
+static struct os *open_and_cut(struct os *os, struct random *random, int allow_power,
+                               int *out_was_power)
 {
     struct cutter cutter = {os, random, NULL, allow_power, 0};
     km_store *store;
@@ -187,6 +196,75 @@ static void cut_recoveries_change_nothing(void **state)
         }
         end_life(&life);
     }
+}
+
+/* ---- names ------------------------------------------------------------------------------- */
+
+struct name_watch {
+    struct life *life;
+    struct os *os; /* whose recovery is watched; NULL: not yet */
+    uint64_t image_count;
+    uint32_t next_mode;
+    int failed;
+};
+
+static void cut_power_of_recovery(void *context, uint64_t step)
+{
+    struct name_watch *watch = context;
+    const struct history *history = &watch->life->history;
+
+    (void)step;
+    for (int i = 0; i < 5 && !watch->failed && km__sim_current_op(watch->os) != SIM_UNLINK; i++) {
+        enum sim_power mode = (enum sim_power)(watch->next_mode++ % SIM_POWER_MODE_COUNT);
+        struct os *image = km__sim_clone_after_power_cut(
+            watch->os, km__random_next(&watch->life->random), mode);
+        uint64_t found = 0;
+
+        watch->failed = km__crash_recover(image, &mixed.options, &found) ||
+                        km__history_find(history, found, watch->life->workload.durable_count,
+                                         history->count) < 0;
+        if (watch->failed)
+            printf("FAILED: %s during the recovery after a kill\n", km__crash_mode_name(mode));
+        watch->image_count++;
+        km__sim_destroy(image);
+    }
+}
+
+/* Before a sync of a folder the process is killed: it saw a name that is not durable. */
+static void kill_before_names_are_synced(void *context, uint64_t step)
+{
+    struct name_watch *watch = context;
+    struct os *image;
+    km_store *store;
+
+    if (watch->failed || step % 2 || km__sim_current_op(watch->life->os) != SIM_SYNC_DIR ||
+        !km__random_one_in(&watch->life->random, 3))
+        return;
+    image = km__sim_clone_after_kill(watch->life->os);
+    watch->os = image;
+    km__sim_on_step(image, cut_power_of_recovery, watch);
+    store = open_store(image, KM_OPEN_OR_CREATE);
+    cut_power_of_recovery(watch, 0);
+    km__sim_on_step(image, NULL, NULL);
+    watch->failed |= km_close(store, NULL) != KM_OK;
+    km__sim_destroy(image);
+}
+
+static void recovery_relies_on_durable_names_only(void **state)
+{
+    struct life life;
+    struct name_watch watch = {.life = &life};
+
+    (void)state;
+    begin_life(&life, &mixed, run_seed + 31);
+    km__sim_on_step(life.os, kill_before_names_are_synced, &watch);
+    for (int i = 0; i < 40 && !watch.failed && watch.image_count < 1500; i++)
+        work(&life, 10);
+    km__sim_on_step(life.os, NULL, NULL);
+    printf("%llu images\n", (unsigned long long)watch.image_count);
+    assert_false(watch.failed);
+    assert_true(watch.image_count > 100);
+    end_life(&life);
 }
 
 /* ---- one life after the other ------------------------------------------------------------ */
@@ -341,7 +419,8 @@ static void a_missing_ring_is_refused(void **state)
     (void)state;
     begin_life(&life, &mixed, run_seed + 29);
     work(&life, 5);
-    assert_int_equal(open_without(life.os, WORKLOAD_PATH "/tail-18.ring", &fingerprint), KM_E_CORRUPT);
+    assert_int_equal(open_without(life.os, WORKLOAD_PATH "/tail-18.ring", &fingerprint),
+                     KM_E_CORRUPT);
     end_life(&life);
 }
 
@@ -349,6 +428,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cut_recoveries_change_nothing),
+        cmocka_unit_test(recovery_relies_on_durable_names_only),
         cmocka_unit_test(positions_are_never_given_twice),
         cmocka_unit_test(reading_only_changes_nothing),
         cmocka_unit_test(a_missing_segment_is_refused),

@@ -49,7 +49,8 @@ static uint32_t size_of(uint64_t key, uint64_t version)
     return HARNESS_VALUE_MIN + (uint32_t)((key * 7919 + version * 104729) % 3000);
 }
 
-static void add_key(km_batch *batch, km_map *map, struct content *content, uint64_t key, uint64_t version)
+static void add_key(km_batch *batch, km_map *map, struct content *content, uint64_t key,
+                    uint64_t version)
 {
     km_u64_key name = km_u64_key_from(key);
     uint8_t value[HARNESS_VALUE_MIN + 3000];
@@ -57,13 +58,15 @@ static void add_key(km_batch *batch, km_map *map, struct content *content, uint6
 
     harness_value_fill(value, size, key, version);
     if (batch)
-        CHECK_STATUS(km_batch_put(batch, map, km_bytes_of(name.bytes, 8), km_bytes_of(value, size)), KM_OK);
+        CHECK_STATUS(km_batch_put(batch, map, km_bytes_of(name.bytes, 8), km_bytes_of(value, size)),
+                     KM_OK);
     else
         CHECK_STATUS(km_put_u64(map, key, km_bytes_of(value, size), NULL), KM_OK);
     content->versions[key] = version;
 }
 
-static void add_batch(km_store *store, km_map *map, struct content *content, uint64_t key, uint64_t version)
+static void add_batch(km_store *store, km_map *map, struct content *content, uint64_t key,
+                      uint64_t version)
 {
     km_batch *batch = NULL;
 
@@ -109,9 +112,9 @@ static int make_fixture(void **state)
     struct content ignored = {{0}, 0};
 
     (void)state;
-    harness_make_folder(fixture.path);
-    harness_make_folder(fixture.aside);
-    harness_make_folder(foreign);
+    harness_make_fast_folder(fixture.path);
+    harness_make_fast_folder(fixture.aside);
+    harness_make_fast_folder(foreign);
     write_session(foreign, &ignored, 0);
     write_session(foreign, &ignored, 2);
     image_load(&fixture.foreign, foreign);
@@ -145,8 +148,8 @@ static void check_keys(km_map *map, const char *what)
         uint64_t version = fixture.content.versions[key];
         km_status rc = km_get_u64(map, key, &buffer);
 
-        CHECK_MSG(rc == (version ? KM_OK : KM_NOT_FOUND), "%s: key %llu is %s", what, (unsigned long long)key,
-                  km_status_name(rc));
+        CHECK_MSG(rc == (version ? KM_OK : KM_NOT_FOUND), "%s: key %llu is %s", what,
+                  (unsigned long long)key, km_status_name(rc));
         if (!version)
             continue;
         CHECK_MSG(harness_value_version(km_bytes_of(buffer.data, buffer.size), key) == version,
@@ -176,7 +179,8 @@ static void check_walk(km_map *map, const char *what)
 
 static int is_error_of_damage(km_status rc)
 {
-    return rc == KM_E_CORRUPT || rc == KM_E_VERSION || rc == KM_E_IO || rc == KM_E_NOT_A_STORE || rc == KM_E_LOCKED;
+    return rc == KM_E_CORRUPT || rc == KM_E_VERSION || rc == KM_E_IO || rc == KM_E_NOT_A_STORE ||
+           rc == KM_E_LOCKED;
 }
 
 /* D1. `name`: the file that the error has to name, or NULL. Returns the status of km_open(). */
@@ -191,10 +195,11 @@ static km_status judge(const char *path, km_open_mode mode, const char *name, co
     options.mode = mode;
     rc = km_open(path, &options, &store, &error);
     if (rc) {
-        CHECK_MSG(is_error_of_damage(rc) && error.status == rc && error.message[0], "%s: %s, error %s: %s", what,
-                  km_status_name(rc), km_status_name(error.status), error.message);
-        CHECK_MSG(!name || strcmp(error.file, name) == 0, "%s: the error names %s, not %s: %s", what, error.file,
-                  name, error.message);
+        CHECK_MSG(is_error_of_damage(rc) && error.status == rc && error.message[0],
+                  "%s: %s, error %s: %s", what, km_status_name(rc), km_status_name(error.status),
+                  error.message);
+        CHECK_MSG(!name || strcmp(error.file, name) == 0, "%s: the error names %s, not %s: %s",
+                  what, error.file, name, error.message);
         fixture.errors++;
         return rc;
     }
@@ -253,7 +258,8 @@ static void a_flipped_bit_gives_an_error_or_right_data(void **state)
         uint64_t place = random_place(&random, file);
         unsigned bit = (unsigned)harness_below(&random, 8);
 
-        snprintf(what, sizeof(what), "bit %u of byte %llu of %s", bit, (unsigned long long)place, file->name);
+        snprintf(what, sizeof(what), "bit %u of byte %llu of %s", bit, (unsigned long long)place,
+                 file->name);
         image_flip(fixture.path, file->name, place, bit);
         judge(fixture.path, KM_OPEN_READ_ONLY, base_name(file->name), what);
         if (i % 16) {
@@ -288,8 +294,9 @@ enum damage {
 };
 
 static const char *const damage_names[DAMAGE_COUNT] = {
-    "emptied", "cut in half", "one byte short", "a page too long", "zeroed", "begun with zeros", "missing",
-    "of another store", "stale", "swapped", "a link", "a pipe", "a folder"};
+    "emptied",          "cut in half", "one byte short",   "a page too long", "zeroed",
+    "begun with zeros", "missing",     "of another store", "stale",           "swapped",
+    "a link",           "a pipe",      "a folder"};
 
 static void replace_with_link(const struct image_file *file)
 {
@@ -311,7 +318,8 @@ static void check_target(const struct image_file *file, const char *what)
     mkdir(path, 0700);
     image_load(&image, fixture.aside);
     target = image_find(&image, "target");
-    CHECK_MSG(target && target->size == file->size && memcmp(target->bytes, file->bytes, file->size) == 0,
+    CHECK_MSG(target && target->size == file->size &&
+                  memcmp(target->bytes, file->bytes, file->size) == 0,
               "%s: the link was followed", what);
     image_free(&image);
 }
@@ -359,10 +367,14 @@ static void do_damage(const struct image_file *file, enum damage damage)
     case DAMAGE_ONE_LESS: write_damaged(file, file->size - 1, 0); break;
     case DAMAGE_PAGE_MORE: write_damaged(file, file->size + 4096, 0); break;
     case DAMAGE_ZEROS: write_damaged(file, file->size, file->size); break;
-    case DAMAGE_FIRST_PAGE_ZEROS: write_damaged(file, file->size, file->size < 4096 ? file->size : 4096); break;
+    case DAMAGE_FIRST_PAGE_ZEROS:
+        write_damaged(file, file->size, file->size < 4096 ? file->size : 4096);
+        break;
     case DAMAGE_FOREIGN: write_other(file, image_find(&fixture.foreign, file->name)); break;
     case DAMAGE_STALE: write_other(file, image_find(&fixture.older, file->name)); break;
-    case DAMAGE_SWAPPED: write_other(file, &fixture.image.files[(index + 1) % fixture.image.count]); break;
+    case DAMAGE_SWAPPED:
+        write_other(file, &fixture.image.files[(index + 1) % fixture.image.count]);
+        break;
     default: replace_file(file, damage); break;
     }
 }
@@ -427,13 +439,15 @@ static void a_store_is_never_made_over_what_is_left_of_one(void **state)
     assert_true(km_open(fixture.path, &options, &store, NULL) != KM_OK);
     harness_path(path, fixture.path, "MARKS");
     unlink(path);
-    CHECK_STATUS(judge(fixture.path, KM_OPEN_OR_CREATE, "IDENTITY", "no identity, no marks"), KM_E_CORRUPT);
+    CHECK_STATUS(judge(fixture.path, KM_OPEN_OR_CREATE, "IDENTITY", "no identity, no marks"),
+                 KM_E_CORRUPT);
 }
 
 /* D3: names under which the library makes its files before it renames them. */
 static void planted_links_are_not_followed(void **state)
 {
-    static const char *const names[] = {"new.file", "new.ring", "log/new.segment", "log/special.segment"};
+    static const char *const names[] = {"new.file", "new.ring", "log/new.segment",
+                                        "log/special.segment"};
     static uint8_t large[400000];
     const struct image_file victim = {"target", (uint8_t *)"precious", 8};
     char path[HARNESS_PATH_SIZE], target[HARNESS_PATH_SIZE];
@@ -450,7 +464,9 @@ static void planted_links_are_not_followed(void **state)
         store = harness_open(fixture.path, NULL);
         map = harness_map(store, "data");
         for (uint64_t key = 0; key < 10; key++)
-            CHECK_STATUS(km_put_u64(map, 1000 + key, km_bytes_of(large, key % 2 ? sizeof(large) : 60000), NULL), KM_OK);
+            CHECK_STATUS(km_put_u64(map, 1000 + key,
+                                    km_bytes_of(large, key % 2 ? sizeof(large) : 60000), NULL),
+                         KM_OK);
         harness_close(store);
         check_target(&victim, names[i]);
     }
@@ -467,7 +483,8 @@ static const struct image_file *find_value(uint64_t key, uint64_t *out_offset)
     harness_value_fill(value, size, key, fixture.content.versions[key]);
     for (size_t i = 0; i < fixture.image.count; i++) {
         const struct image_file *file = &fixture.image.files[i];
-        uint8_t *at = strncmp(file->name, "log/", 4) ? NULL : memmem(file->bytes, file->size, value, size);
+        uint8_t *at = strncmp(file->name, "log/", 4) ? NULL
+                                                     : memmem(file->bytes, file->size, value, size);
 
         if (!at)
             continue;
@@ -518,7 +535,8 @@ static void damage_in_an_open_store_is_seen_when_it_is_read(void **state)
     store = harness_open(fixture.path, &options);
     CHECK_STATUS(km_map_open(store, km_bytes_of_string("data"), &map), KM_OK);
     for (uint64_t key = 0; key < KEY_COUNT; key++) {
-        const struct image_file *file = fixture.content.versions[key] ? find_value(key, &offset) : NULL;
+        const struct image_file *file = fixture.content.versions[key] ? find_value(key, &offset)
+                                                                      : NULL;
         uint64_t place = offset - 16 + harness_below(&random, 16 + 8 + HARNESS_VALUE_MIN);
         unsigned bit = (unsigned)harness_below(&random, 8);
 
@@ -526,8 +544,10 @@ static void damage_in_an_open_store_is_seen_when_it_is_read(void **state)
             continue;
         CHECK_MSG(file, "the value of key %llu is in no segment", (unsigned long long)key);
         image_flip(fixture.path, file->name, place, bit);
-        CHECK_MSG(km_get_u64(map, key, NULL) == KM_E_CORRUPT, "bit %u of byte %llu of %s, value of key %llu at %llu",
-                  bit, (unsigned long long)place, file->name, (unsigned long long)key, (unsigned long long)offset);
+        CHECK_MSG(km_get_u64(map, key, NULL) == KM_E_CORRUPT,
+                  "bit %u of byte %llu of %s, value of key %llu at %llu", bit,
+                  (unsigned long long)place, file->name, (unsigned long long)key,
+                  (unsigned long long)offset);
         image_flip(fixture.path, file->name, place, bit);
         CHECK_STATUS(km_get_u64(map, key, NULL), KM_OK);
         tried++;
@@ -613,8 +633,9 @@ static void judge_ring(const char *path, const char *what, int is_damaged)
         count = count_prefix(map);
     CHECK(is_damaged || count == RING_KEYS);
     CHECK_STATUS(km_store_stats(store, &stats), KM_OK);
-    CHECK_MSG(count == RING_KEYS || stats.torn_bytes, "%s: %llu of %u keys, and nothing was reported", what,
-              (unsigned long long)count, RING_KEYS);
+    CHECK_MSG(count == RING_KEYS || stats.torn_bytes,
+              "%s: %llu of %u keys, and nothing was reported", what, (unsigned long long)count,
+              RING_KEYS);
     fixture.rights += count == RING_KEYS;
     harness_close(store);
 }
@@ -640,7 +661,8 @@ static void a_damaged_ring_gives_an_error_or_a_reported_prefix(void **state)
         uint64_t size = harness_below(&random, 2) && file->size > 50000 ? 50000 : file->size;
         uint64_t place = harness_below(&random, size);
 
-        snprintf(what, sizeof(what), "bit 5 of byte %llu of %s", (unsigned long long)place, file->name);
+        snprintf(what, sizeof(what), "bit 5 of byte %llu of %s", (unsigned long long)place,
+                 file->name);
         image_flip(fixture.path, file->name, place, 5);
         judge_ring(fixture.path, what, 1);
         image_flip(fixture.path, file->name, place, 5);
@@ -678,8 +700,9 @@ static void verify_damage(const char *name, const char *what)
         return;
     }
     CHECK_MSG(rc == KM_E_CORRUPT, "%s: km_verify: %s: %s", what, km_status_name(rc), error.message);
-    CHECK_MSG(findings.count == result.finding_count && findings.count > 0, "%s: %llu findings, %llu told", what,
-              (unsigned long long)result.finding_count, (unsigned long long)findings.count);
+    CHECK_MSG(findings.count == result.finding_count && findings.count > 0,
+              "%s: %llu findings, %llu told", what, (unsigned long long)result.finding_count,
+              (unsigned long long)findings.count);
     CHECK_MSG(strcmp(findings.file, name) == 0, "%s: the finding is in %s", what, findings.file);
     CHECK(result.record_count > 0);
 }
@@ -725,15 +748,19 @@ static void salvage_damage(uint64_t units, const char *what)
     harness_path(path, fixture.aside, "salvaged");
     harness_remove(path);
     rc = km_salvage(fixture.path, path, note_finding, &findings, &result, &error);
-    CHECK_MSG(rc == KM_OK, "%s: km_salvage: %s in %s: %s", what, km_status_name(rc), error.file, error.message);
+    CHECK_MSG(rc == KM_OK, "%s: km_salvage: %s in %s: %s", what, km_status_name(rc), error.file,
+              error.message);
     changed = count_changed(path);
     CHECK_MSG(findings.count == result.finding_count && (changed == 0 || findings.count),
-              "%s: salvage told %llu of %llu findings, %llu keys changed", what, (unsigned long long)findings.count,
-              (unsigned long long)result.finding_count, (unsigned long long)changed);
-    CHECK_MSG(changed <= units * BATCH_KEYS, "%s: %llu keys changed", what, (unsigned long long)changed);
+              "%s: salvage told %llu of %llu findings, %llu keys changed", what,
+              (unsigned long long)findings.count, (unsigned long long)result.finding_count,
+              (unsigned long long)changed);
+    CHECK_MSG(changed <= units * BATCH_KEYS, "%s: %llu keys changed", what,
+              (unsigned long long)changed);
     fixture.rights += changed == 0;
     fixture.errors += changed;
-    CHECK_MSG(km_salvage(fixture.path, path, NULL, NULL, &result, &error) != KM_OK, "salvage over a store");
+    CHECK_MSG(km_salvage(fixture.path, path, NULL, NULL, &result, &error) != KM_OK,
+              "salvage over a store");
     harness_remove(path);
 }
 
@@ -782,8 +809,8 @@ static void verify_reports_and_salvage_saves_the_rest(void **state)
             file = random_record(&random, &place);
             image_flip(fixture.path, file->name, place, (unsigned)harness_below(&random, 8));
         }
-        snprintf(what, sizeof(what), "%llu damages, the last at %llu of %s", (unsigned long long)damages,
-                 (unsigned long long)place, file->name);
+        snprintf(what, sizeof(what), "%llu damages, the last at %llu of %s",
+                 (unsigned long long)damages, (unsigned long long)place, file->name);
         if (damages == 1)
             verify_damage(base_name(file->name), what);
         salvage_damage(damages, what);

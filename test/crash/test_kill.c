@@ -33,7 +33,8 @@
 
 #define THREAD_COUNT 8u
 #define ROUNDS_PER_STORE 10u
-#define TURNS_MAX 3000u /* of a thread in a round, so that checking takes no longer than writing */
+/* Turns of a thread in a round: checking is to take no longer than writing. */
+#define TURNS_MAX 3000u
 #define RING_KEYS 16u
 #define BATCH_KEYS 6u
 #define LARGE_EVERY 512u
@@ -46,8 +47,9 @@ enum role {
     ROLE_TOGGLE     /* puts a key, deletes it in the next turn */
 };
 
-static const enum role roles[THREAD_COUNT] = {ROLE_APPEND, ROLE_APPEND, ROLE_APPEND, ROLE_OVERWRITE,
-                                              ROLE_OVERWRITE, ROLE_BATCH, ROLE_BATCH, ROLE_TOGGLE};
+static const enum role roles[THREAD_COUNT] = {ROLE_APPEND,    ROLE_APPEND,    ROLE_APPEND,
+                                              ROLE_OVERWRITE, ROLE_OVERWRITE, ROLE_BATCH,
+                                              ROLE_BATCH,     ROLE_TOGGLE};
 
 /* In shared memory: turns from 1 on, over all rounds of a store. */
 struct progress {
@@ -65,7 +67,7 @@ struct plan {
     km_options options;
     uint32_t value_size;
     uint64_t round;
-    uint64_t position_seen; /* K3 */
+    uint64_t position_seen;       /* K3 */
     uint64_t found[THREAD_COUNT]; /* turns that were there after the last crash */
 };
 
@@ -113,7 +115,9 @@ static void commit_turn(const struct writer *writer, uint64_t turn, km_write *wr
         km_map *map = i % 2 ? writer->other : writer->map;
 
         harness_value_fill(value, sizeof(value), key_of(writer->number, i), turn);
-        CHECK_STATUS(km_batch_put(batch, map, km_bytes_of(key.bytes, 8), km_bytes_of(value, sizeof(value))), KM_OK);
+        CHECK_STATUS(
+            km_batch_put(batch, map, km_bytes_of(key.bytes, 8), km_bytes_of(value, sizeof(value))),
+            KM_OK);
     }
     CHECK_STATUS(km_batch_commit(batch, write), KM_OK);
     km_batch_destroy(batch);
@@ -124,15 +128,9 @@ static void take_turn(const struct writer *writer, uint64_t turn, km_write *writ
     uint32_t thread = writer->number;
 
     switch (roles[thread]) {
-    case ROLE_APPEND:
-        put_turn(writer, key_of(thread, turn), turn, write);
-        break;
-    case ROLE_OVERWRITE:
-        put_turn(writer, key_of(thread, turn % RING_KEYS), turn, write);
-        break;
-    case ROLE_BATCH:
-        commit_turn(writer, turn, write);
-        break;
+    case ROLE_APPEND: put_turn(writer, key_of(thread, turn), turn, write); break;
+    case ROLE_OVERWRITE: put_turn(writer, key_of(thread, turn % RING_KEYS), turn, write); break;
+    case ROLE_BATCH: commit_turn(writer, turn, write); break;
     case ROLE_TOGGLE:
         if (turn % 2)
             put_turn(writer, key_of(thread, turn / 2), turn, write);
@@ -208,8 +206,8 @@ static void run_and_kill(const struct plan *plan, int writes, uint64_t us)
     kill(child, SIGKILL);
     if (status == 0)
         CHECK(waitpid(child, &status, 0) == child);
-    CHECK_MSG(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the child ended by itself: status %x",
-              (unsigned)status);
+    CHECK_MSG(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
+              "the child ended by itself: status %x", (unsigned)status);
 }
 
 /* ---- the comparison ---------------------------------------------------------------------- */
@@ -261,17 +259,20 @@ static uint64_t check_overwrite(struct reader *reader, uint32_t thread, uint64_t
     return last;
 }
 
-static uint64_t check_batch(struct reader *reader, struct reader *other, uint32_t thread, uint64_t *keys)
+static uint64_t check_batch(struct reader *reader, struct reader *other, uint32_t thread,
+                            uint64_t *keys)
 {
     uint64_t turn = turn_of(reader, key_of(thread, 0));
 
     for (uint64_t i = 1; i < BATCH_KEYS; i++)
-        CHECK_MSG(turn_of(i % 2 ? other : reader, key_of(thread, i)) == turn, "half of a batch is there");
+        CHECK_MSG(turn_of(i % 2 ? other : reader, key_of(thread, i)) == turn,
+                  "half of a batch is there");
     *keys += turn ? BATCH_KEYS : 0;
     return turn;
 }
 
-static uint64_t check_toggle(struct reader *reader, uint32_t thread, uint64_t acknowledged, uint64_t *keys)
+static uint64_t check_toggle(struct reader *reader, uint32_t thread, uint64_t acknowledged,
+                             uint64_t *keys)
 {
     uint64_t last = acknowledged;
 
@@ -286,7 +287,8 @@ static uint64_t check_toggle(struct reader *reader, uint32_t thread, uint64_t ac
     return last;
 }
 
-static uint64_t check_thread(struct reader *reader, struct reader *other, uint32_t thread, uint64_t *keys)
+static uint64_t check_thread(struct reader *reader, struct reader *other, uint32_t thread,
+                             uint64_t *keys)
 {
     uint64_t begun = atomic_load(&progress->begun[thread]);
     uint64_t acknowledged = atomic_load(&progress->acknowledged[thread]);
@@ -300,7 +302,8 @@ static uint64_t check_thread(struct reader *reader, struct reader *other, uint32
     }
     CHECK_MSG(last >= acknowledged && last <= begun,
               "thread %u: turn %llu is the last there, %llu was acknowledged, %llu begun", thread,
-              (unsigned long long)last, (unsigned long long)acknowledged, (unsigned long long)begun);
+              (unsigned long long)last, (unsigned long long)acknowledged,
+              (unsigned long long)begun);
     return last;
 }
 
@@ -326,7 +329,8 @@ static void check_store(struct plan *plan, km_open_mode mode)
         CHECK(km_count(reader.map) + km_count(other.map) == keys);
         CHECK(stats.key_count == keys);
     }
-    for (uint32_t t = 0; t < THREAD_COUNT; t++) /* what was under way and came through, counts now */
+    for (uint32_t t = 0; t < THREAD_COUNT;
+         t++) /* what was under way and came through, counts now */
         atomic_store(&progress->acknowledged[t], plan->found[t]);
     for (uint32_t t = 0; t < THREAD_COUNT; t++)
         atomic_store(&progress->begun[t], plan->found[t]);
@@ -406,7 +410,8 @@ static void creation_survives_kills(void **state)
         for (uint32_t kills = 0; kills < 3; kills++)
             run_and_kill(&plan, 0, harness_below(&random, 2500));
         store = harness_open(plan.path, NULL);
-        CHECK_STATUS(km_put_u64(harness_map(store, "map"), 1, km_bytes_of_string("x"), NULL), KM_OK);
+        CHECK_STATUS(km_put_u64(harness_map(store, "map"), 1, km_bytes_of_string("x"), NULL),
+                     KM_OK);
         harness_close(store);
         harness_remove(plan.path);
     }
@@ -432,7 +437,8 @@ static void the_ring_alone_carries_acknowledged_changes(void **state)
 static int map_progress(void **state)
 {
     (void)state;
-    progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                    0);
     return progress == MAP_FAILED;
 }
 

@@ -2,8 +2,8 @@
  *
  * crash.c -- cuts at every step of a workload, and what must hold after them (crash.h).
  *
- * I1. Images are taken in the machine's hook, when the engine is in the midst of a call, and between
- *     calls. Nothing that is done with an image reaches its origin.
+ * I1. Images are taken in the machine's hook, when the engine is in the midst of a call, and
+ *     between calls. Nothing that is done with an image reaches its origin.
  * I2. Failures are printed and counted; nothing is asserted inside a hook, which must return.
  */
 #include "harness/crash.h"
@@ -38,11 +38,12 @@ const char *km__crash_mode_name(enum sim_power mode)
 
 static void fail_at(struct crash *crash, const struct crash_image *image, const char *what)
 {
-    printf("FAILED: %s (%s; seed %llu, depth %u, step %llu, during %s; changes %zu, acknowledged %zu, "
-           "durable %zu)\n",
-           what, image ? image->kind : "no crash", (unsigned long long)crash->seed, crash->depth,
-           (unsigned long long)crash->step, crash->workload.op_name, crash->history.count,
-           crash->history.acknowledged, crash->workload.durable_count);
+    printf(
+        "FAILED: %s (%s; seed %llu, depth %u, step %llu, during %s; changes %zu, acknowledged %zu, "
+        "durable %zu)\n",
+        what, image ? image->kind : "no crash", (unsigned long long)crash->seed, crash->depth,
+        (unsigned long long)crash->step, crash->workload.op_name, crash->history.count,
+        crash->history.acknowledged, crash->workload.durable_count);
     fflush(stdout);
     crash->totals->failed = 1;
 }
@@ -108,8 +109,9 @@ static void watch_image(struct recovery_watch *watch, struct os *image, int is_p
         crash->totals->recovery_images++;
         watch->is_power[watch->count] = is_power;
         if (km__crash_recover(image, watch->options, &watch->fingerprints[watch->count]))
-            fail_at(crash, NULL, is_power ? "power cut during recovery: the store is not right"
-                                          : "kill during recovery: the store is not right");
+            fail_at(crash, NULL,
+                    is_power ? "power cut during recovery: the store is not right"
+                             : "kill during recovery: the store is not right");
         watch->count++;
     }
     km__sim_destroy(image);
@@ -127,11 +129,13 @@ static void watch_step(void *context, uint64_t step)
     if (km__random_one_in(random, 2))
         watch_image(watch, km__sim_clone_after_kill_torn(watch->os, km__random_next(random)), 0);
     else
-        watch_image(watch, km__sim_clone_after_power_cut(watch->os, km__random_next(random), mode), 1);
+        watch_image(watch, km__sim_clone_after_power_cut(watch->os, km__random_next(random), mode),
+                    1);
 }
 
 /* P4: all that was found when recovery was cut is what recovery itself has found. */
-static void judge_watch(const struct recovery_watch *watch, const struct crash_image *image, size_t found)
+static void judge_watch(const struct recovery_watch *watch, const struct crash_image *image,
+                        size_t found)
 {
     struct crash *crash = watch->crash;
 
@@ -148,7 +152,8 @@ static void judge_watch(const struct recovery_watch *watch, const struct crash_i
 
 static void run_operations(struct crash *crash, uint32_t count);
 
-static void resume(struct crash *crash, const struct crash_image *image, km_store *store, size_t found)
+static void resume(struct crash *crash, const struct crash_image *image, km_store *store,
+                   size_t found)
 {
     struct crash *child = calloc(1, sizeof(*child));
 
@@ -180,8 +185,10 @@ void km__crash_check(struct crash *crash, struct crash_image image)
     uint64_t fingerprint = 0;
     long found = -1;
 
+    uint32_t one_in = image.is_delicate ? 4 : crash->resume_one_in;
+
     crash->totals->images++;
-    if (crash->resume_one_in && km__random_one_in(&crash->random, crash->resume_one_in)) {
+    if (crash->resume_one_in && km__random_one_in(&crash->random, one_in)) {
         watch = calloc(1, sizeof(*watch));
         watch->crash = crash;
         watch->os = image.os;
@@ -199,7 +206,8 @@ void km__crash_check(struct crash *crash, struct crash_image image)
         struct content content;
 
         found = km__history_find(&crash->history, fingerprint, 0, crash->history.count);
-        printf("the content is that after %ld changes, not %zu to %zu\n", found, image.low, image.high);
+        printf("the content is that after %ld changes, not %zu to %zu\n", found, image.low,
+               image.high);
         km__history_content(&crash->history, image.low, &content);
         km__history_print_difference(store, &content);
         fail_at(crash, &image, "wrong content");
@@ -219,9 +227,11 @@ void km__crash_check(struct crash *crash, struct crash_image image)
 
 static void check_kill(struct crash *crash, struct os *os, const char *kind)
 {
-    struct crash_image image = {os, kind, crash->history.acknowledged, crash->history.count,
-                                crash->workload.durable_count};
+    struct crash_image image = {
+        os, kind, crash->history.acknowledged, crash->history.count, crash->workload.durable_count,
+        0};
 
+    image.is_delicate = km__sim_current_op(crash->sim) == SIM_SYNC_DIR;
     km__crash_check(crash, image);
 }
 
@@ -229,12 +239,22 @@ static void check_power(struct crash *crash, enum sim_power mode)
 {
     uint64_t seed = km__random_next(&crash->random);
     struct crash_image image = {km__sim_clone_after_power_cut(crash->sim, seed, mode),
-                                km__crash_mode_name(mode), crash->workload.durable_count,
-                                crash->history.count, 0};
+                                km__crash_mode_name(mode),
+                                crash->workload.durable_count,
+                                crash->history.count,
+                                0,
+                                0};
 
     /* what a power cut left is durable: another one changes nothing */
     image.durable_low = SIZE_MAX;
     km__crash_check(crash, image);
+}
+
+/* Some steps are few, and more can go wrong there. */
+static int is_delicate_step(struct crash *crash)
+{
+    return crash->depth == 0 && km__sim_current_op(crash->sim) == SIM_SYNC_DIR &&
+           km__random_one_in(&crash->random, crash->stride);
 }
 
 static void look(struct crash *crash, int is_before_step)
@@ -244,7 +264,7 @@ static void look(struct crash *crash, int is_before_step)
 
     if (crash->totals->failed || crash->workload.failed)
         return;
-    if (++crash->skipped < crash->stride)
+    if (++crash->skipped < crash->stride && !is_delicate_step(crash))
         return;
     crash->skipped = 0;
     crash->totals->points++;

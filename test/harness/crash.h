@@ -37,13 +37,14 @@ struct crash {
     uint64_t skipped; /* cut points since the last one looked at */
     uint64_t step;
     uint64_t seed;
-    uint32_t depth;   /* 1: what goes on after a recovery */
+    uint32_t depth;         /* 1: what goes on after a recovery */
     uint32_t resume_one_in; /* of the images: how many are recovered with cuts, and worked on */
 };
 
 uint64_t km__crash_stride(uint64_t otherwise);
 
-/* Run a profile from a seed, with cuts everywhere. Returns 0, or -1 after printing what is wrong. */
+/* Run a profile from a seed, with cuts everywhere. Returns 0, or -1 after printing what is wrong.
+ */
 int km__crash_run(const struct profile *profile, uint64_t seed, uint64_t stride,
                   struct crash_totals *totals);
 
@@ -53,6 +54,7 @@ struct crash_image {
     const char *kind;
     size_t low, high;
     size_t durable_low; /* what a power cut during recovery must leave at least */
+    int is_delicate;    /* names are seen that are not durable: look at its recovery more often */
 };
 /* Open an image, check it, and sometimes go on with it. */
 void km__crash_check(struct crash *crash, struct crash_image image);

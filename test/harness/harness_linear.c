@@ -2,9 +2,9 @@
  *
  * harness_linear.c -- the search of Wing and Gong, with Lowe's memory of what was tried.
  *
- * A state of the search is (set of calls that have had their moment, value they left). A call may be
- * next if no other one without a moment ended before it began. A state that led nowhere once leads
- * nowhere again, so it is entered in a table. Depth is at most LINEAR_CALL_MAX.
+ * A state of the search is (set of calls that have had their moment, value they left). A call may
+ * be next if no other one without a moment ended before it began. A state that led nowhere once
+ * leads nowhere again, so it is entered in a table. Depth is at most LINEAR_CALL_MAX.
  */
 #include "harness/harness_linear.h"
 
@@ -116,7 +116,8 @@ void linear_print(const struct linear_call *calls, size_t count)
     static const char *const names[] = {"put", "put-previous", "delete", "get"};
 
     for (size_t i = 0; i < count; i++)
-        fprintf(stderr, "%llu..%llu %s value %llu seen %llu\n", (unsigned long long)calls[i].begin_ns,
-                (unsigned long long)calls[i].end_ns, names[calls[i].kind], (unsigned long long)calls[i].value,
+        fprintf(stderr, "%llu..%llu %s value %llu seen %llu\n",
+                (unsigned long long)calls[i].begin_ns, (unsigned long long)calls[i].end_ns,
+                names[calls[i].kind], (unsigned long long)calls[i].value,
                 (unsigned long long)calls[i].seen);
 }

@@ -57,10 +57,12 @@ void harness_failed(const char *file, int line, const char *format, ...)
     abort();
 }
 
-void harness_check_status(const char *file, int line, const char *text, km_status got, km_status expected)
+void harness_check_status(const char *file, int line, const char *text, km_status got,
+                          km_status expected)
 {
     if (got != expected)
-        harness_failed(file, line, "%s is %s, not %s", text, km_status_name(got), km_status_name(expected));
+        harness_failed(file, line, "%s is %s, not %s", text, km_status_name(got),
+                       km_status_name(expected));
 }
 
 /* ---- randomness -------------------------------------------------------------------------- */
@@ -99,7 +101,8 @@ static uint64_t mix(uint64_t z) /* splitmix64 */
 
 struct harness_random harness_stream(uint64_t number)
 {
-    struct harness_random random = {mix(harness.seed + UINT64_C(0x9e3779b97f4a7c15) * (number + 1))};
+    struct harness_random random = {
+        mix(harness.seed + UINT64_C(0x9e3779b97f4a7c15) * (number + 1))};
     return random;
 }
 
@@ -132,14 +135,27 @@ uint64_t harness_now_ns(void)
 
 /* ---- files ------------------------------------------------------------------------------- */
 
+static void make_folder_in(const char *parent, char path[HARNESS_PATH_SIZE])
+{
+    snprintf(path, HARNESS_PATH_SIZE, "%s/keepmap-test-XXXXXX", parent);
+    CHECK(mkdtemp(path));
+    if (harness.folder_count < FOLDER_COUNT_MAX)
+        memcpy(harness.folders[harness.folder_count++], path, HARNESS_PATH_SIZE);
+}
+
 void harness_make_folder(char path[HARNESS_PATH_SIZE])
 {
     const char *parent = getenv("TMPDIR");
 
-    snprintf(path, HARNESS_PATH_SIZE, "%s/keepmap-test-XXXXXX", parent && *parent ? parent : "/tmp");
-    CHECK(mkdtemp(path));
-    if (harness.folder_count < FOLDER_COUNT_MAX)
-        memcpy(harness.folders[harness.folder_count++], path, HARNESS_PATH_SIZE);
+    make_folder_in(parent && *parent ? parent : "/tmp", path);
+}
+
+void harness_make_fast_folder(char path[HARNESS_PATH_SIZE])
+{
+    if (access("/dev/shm", W_OK) == 0)
+        make_folder_in("/dev/shm", path);
+    else
+        harness_make_folder(path);
 }
 
 static int remove_entry(const char *path, const struct stat *status, int type, struct FTW *place)
@@ -197,15 +213,16 @@ void harness_close(km_store *store)
     km_error error = {KM_OK, 0, 0, "", ""};
     km_status rc = km_close(store, &error);
 
-    CHECK_MSG(rc == KM_OK, "km_close: %s in %s: %s (%d)", km_status_name(rc), error.file, error.message,
-              error.os_error);
+    CHECK_MSG(rc == KM_OK, "km_close: %s in %s: %s (%d)", km_status_name(rc), error.file,
+              error.message, error.os_error);
 }
 
 km_map *harness_map(km_store *store, const char *name)
 {
     km_map *map = NULL;
 
-    CHECK_STATUS(km_map_open_or_create(store, km_bytes_of_string(name), KM_KIND_DEFAULT, &map), KM_OK);
+    CHECK_STATUS(km_map_open_or_create(store, km_bytes_of_string(name), KM_KIND_DEFAULT, &map),
+                 KM_OK);
     return map;
 }
 
@@ -237,8 +254,8 @@ uint64_t harness_value_version(km_bytes value, uint64_t key)
 {
     const uint8_t *p = value.data;
 
-    CHECK_MSG(value.size >= HARNESS_VALUE_MIN, "key %llu: a value of %zu bytes", (unsigned long long)key,
-              value.size);
+    CHECK_MSG(value.size >= HARNESS_VALUE_MIN, "key %llu: a value of %zu bytes",
+              (unsigned long long)key, value.size);
     CHECK_MSG(km__load64(p + value.size - 8) == sum_bytes(p, value.size - 8),
               "key %llu: a torn value of %zu bytes", (unsigned long long)key, value.size);
     CHECK_MSG(km__load64(p) == key, "key %llu: the value of key %llu", (unsigned long long)key,

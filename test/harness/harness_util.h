@@ -18,24 +18,26 @@
 void harness_failed(const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 3, 4), noreturn));
 
-#define CHECK(condition)                                                      \
-    do {                                                                      \
-        if (!(condition))                                                     \
-            harness_failed(__FILE__, __LINE__, "%s", "failed: " #condition); \
+#define CHECK(condition)                                                                           \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            harness_failed(__FILE__, __LINE__, "%s", "failed: " #condition);                       \
     } while (0)
 
-#define CHECK_MSG(condition, ...)                            \
-    do {                                                     \
-        if (!(condition))                                    \
-            harness_failed(__FILE__, __LINE__, __VA_ARGS__); \
+#define CHECK_MSG(condition, ...)                                                                  \
+    do {                                                                                           \
+        if (!(condition))                                                                          \
+            harness_failed(__FILE__, __LINE__, __VA_ARGS__);                                       \
     } while (0)
 
 #define CHECK_STATUS(call, expected) harness_check_status(__FILE__, __LINE__, #call, call, expected)
-void harness_check_status(const char *file, int line, const char *text, km_status got, km_status expected);
+void harness_check_status(const char *file, int line, const char *text, km_status got,
+                          km_status expected);
 
 /* ---- randomness -------------------------------------------------------------------------- */
 
-/* Call first of all: takes the seed from SEED or the clock, prints it, remembers the main thread. */
+/* Call first of all: takes the seed from SEED or the clock, prints it, remembers the main thread.
+ */
 void harness_begin(void);
 uint64_t harness_seed(void);
 
@@ -60,6 +62,8 @@ uint64_t harness_now_ns(void);
 /* Make a fresh folder below TMPDIR or /tmp; removed at exit, unless
  * KM_TEST_KEEP is set. */
 void harness_make_folder(char path[HARNESS_PATH_SIZE]);
+/* The same, in memory if there is such a place: for small stores that are opened very often. */
+void harness_make_fast_folder(char path[HARNESS_PATH_SIZE]);
 void harness_remove(const char *path);
 void harness_path(char out[HARNESS_PATH_SIZE], const char *folder, const char *name);
 /* Bytes that the files below a folder take, as du counts. */
@@ -78,7 +82,8 @@ km_map *harness_map(km_store *store, const char *name);
 
 /* A value of `size` bytes (at least HARNESS_VALUE_MIN) for (key, version), sealed by a sum. */
 void harness_value_fill(void *bytes, size_t size, uint64_t key, uint64_t version);
-/* Its version; fails the test if any byte is not as harness_value_fill() left it, or of another key. */
+/* Its version; fails the test if any byte is not as harness_value_fill() left it, or of another
+ * key. */
 uint64_t harness_value_version(km_bytes value, uint64_t key);
 
 /* `size` bytes that a number determines. */

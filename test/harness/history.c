@@ -4,8 +4,8 @@
  *
  * I1. The fingerprint of a content is the sum of those of its maps and entries; `last` is changed
  *     by the effects one by one, and the fingerprint with it.
- * I2. Value numbers are given by the caller and never twice: two prefixes have the same content only
- *     where the changes between them undo each other.
+ * I2. Value numbers are given by the caller and never twice: two prefixes have the same content
+ *     only where the changes between them undo each other.
  */
 #include "harness/history.h"
 
@@ -64,7 +64,8 @@ static void *checked(void *memory)
 
 km_bytes km__history_map_name(uint32_t map)
 {
-    static const char *const names[HISTORY_MAP_COUNT] = {"orders", "b", "a map", "\303\251t\303\251"};
+    static const char *const names[HISTORY_MAP_COUNT] = {"orders", "b", "a map",
+                                                         "\303\251t\303\251"};
 
     return km_bytes_of_string(names[map]);
 }
@@ -165,16 +166,12 @@ static void apply_effect(struct content *content, const struct effect *effect)
         content->entries[effect->map][effect->key] = state;
         content->fingerprint += fingerprint_state(effect->map, effect->key, state);
         break;
-    case EFFECT_DELETE:
-        remove_entry(content, effect->map, effect->key);
-        break;
+    case EFFECT_DELETE: remove_entry(content, effect->map, effect->key); break;
     case EFFECT_CREATE:
         content->exists[effect->map] = 1;
         content->fingerprint += km__fingerprint_map(effect->map);
         break;
-    case EFFECT_CLEAR:
-        remove_all(content, effect->map);
-        break;
+    case EFFECT_CLEAR: remove_all(content, effect->map); break;
     case EFFECT_DROP:
         remove_all(content, effect->map);
         content->exists[effect->map] = 0;
@@ -225,8 +222,8 @@ void km__history_begin(struct history *history)
 
     if (history->count == history->capacity) {
         history->capacity = history->capacity * 2 + 64;
-        history->changes =
-            checked(realloc(history->changes, history->capacity * sizeof(*history->changes)));
+        history->changes = checked(
+            realloc(history->changes, history->capacity * sizeof(*history->changes)));
     }
     change = &history->changes[history->count];
     for (size_t i = effect_begin(history, history->count); i < history->effect_count; i++)

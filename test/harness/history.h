@@ -54,20 +54,14 @@ uint64_t km__fingerprint_map(uint32_t map);
 uint64_t km__fingerprint_entry(uint32_t map, km_bytes key, km_bytes value);
 
 /* ---- histories */
-enum effect_kind {
-    EFFECT_PUT,
-    EFFECT_DELETE,
-    EFFECT_CREATE,
-    EFFECT_CLEAR,
-    EFFECT_DROP
-};
+enum effect_kind { EFFECT_PUT, EFFECT_DELETE, EFFECT_CREATE, EFFECT_CLEAR, EFFECT_DROP };
 struct effect {
     enum effect_kind kind;
     uint32_t map, key, size;
     uint64_t value_id;
 };
 struct history_change {
-    size_t effect_end; /* its effects end here, those of the change before it where they begin */
+    size_t effect_end;    /* its effects end here, those of the change before it where they begin */
     uint64_t fingerprint; /* of the content after it */
     km_position position; /* of its last record, once it is known; else 0 */
 };

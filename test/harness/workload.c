@@ -17,9 +17,13 @@
 #define BATCH_COUNT_MAX 12u
 #define SPECIAL_SIZE_MIN (66u << 10)
 
-static const char *const op_names[OP_COUNT] = {
-    "put",   "put of a special", "delete",    "batch",        "special batch", "clear", "drop",
-    "flush", "sync",             "sync_once", "housekeeping", "wait_durable",  "reopen"};
+static const char *const op_names[OP_COUNT] = {"put",           "put of a special",
+                                               "delete",        "batch",
+                                               "special batch", "clear",
+                                               "drop",          "flush",
+                                               "sync",          "sync_once",
+                                               "housekeeping",  "wait_durable",
+                                               "reopen"};
 
 static void expect(struct workload *workload, km_status rc, const char *what)
 {
@@ -219,8 +223,8 @@ static void run_batch(struct workload *workload, uint32_t map, uint32_t size_max
     expect(workload, km_batch_create(workload->store, &batch), "km_batch_create");
     for (uint64_t i = 0; i < count && !workload->failed; i++) {
         uint32_t other = (uint32_t)km__random_below(&workload->random, HISTORY_MAP_COUNT);
-        struct effect effect =
-            choose_effect(workload, workload->maps[other] ? other : map, size_max);
+        struct effect effect = choose_effect(workload, workload->maps[other] ? other : map,
+                                             size_max);
 
         if (km__random_one_in(&workload->random, 4))
             effect.kind = EFFECT_DELETE;

@@ -33,7 +33,7 @@ struct profile {
     uint32_t operation_count;
     uint32_t value_size_max;
     uint32_t special_size_max; /* more than 64 KiB */
-    uint32_t power_one_in;     /* of the changes, one in so many asks for KM_DURABLE_POWER; 0: none */
+    uint32_t power_one_in; /* of the changes, one in so many asks for KM_DURABLE_POWER; 0: none */
     uint32_t weights[OP_COUNT];
     km_options options;
 };

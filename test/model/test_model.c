@@ -290,13 +290,15 @@ static void call_get(struct model *model)
 
     CHECK_STATUS(km_contains(map->map, key_of(key)), entry->number ? KM_OK : KM_NOT_FOUND);
     if (harness_below(&model->random, 2)) {
-        CHECK_STATUS(km_get(map->map, key_of(key), &model->buffer), entry->number ? KM_OK : KM_NOT_FOUND);
+        CHECK_STATUS(km_get(map->map, key_of(key), &model->buffer),
+                     entry->number ? KM_OK : KM_NOT_FOUND);
         if (entry->number)
             check_value(entry, model->buffer.data, model->buffer.size);
         return;
     }
     CHECK_STATUS(km_read_begin(model->store, &reader), KM_OK);
-    CHECK_STATUS(km_get_ref(reader, map->map, key_of(key), &value), entry->number ? KM_OK : KM_NOT_FOUND);
+    CHECK_STATUS(km_get_ref(reader, map->map, key_of(key), &value),
+                 entry->number ? KM_OK : KM_NOT_FOUND);
     if (entry->number)
         check_value(entry, value.data, value.size);
     CHECK((uintptr_t)value.data % 8 == 0);
@@ -358,7 +360,8 @@ static void compare_gets(struct model *model, struct model_map *map)
     for (uint32_t key = 0; key < KEY_COUNT; key++) {
         const struct entry *entry = &map->entries[key];
 
-        CHECK_STATUS(km_get(map->map, key_of(key), &model->buffer), entry->number ? KM_OK : KM_NOT_FOUND);
+        CHECK_STATUS(km_get(map->map, key_of(key), &model->buffer),
+                     entry->number ? KM_OK : KM_NOT_FOUND);
         if (entry->number)
             check_value(entry, model->buffer.data, model->buffer.size);
     }
@@ -377,7 +380,8 @@ static int check_listed(void *context, const km_map_info *info)
     for (uint32_t i = 0; i < MAP_COUNT; i++) {
         km_bytes expected = map_name(i, name);
 
-        if (expected.size != info->name.size || memcmp(expected.data, info->name.data, expected.size))
+        if (expected.size != info->name.size ||
+            memcmp(expected.data, info->name.data, expected.size))
             continue;
         CHECK(listing->model->maps[i].map && info->kind == KM_HASH);
         CHECK(info->count == listing->model->maps[i].count);
@@ -405,7 +409,8 @@ static void compare_all(struct model *model)
     CHECK_STATUS(km_map_list(model->store, check_listed, &listing), KM_OK);
     CHECK(listing.count == maps);
     CHECK_STATUS(km_store_stats(model->store, &stats), KM_OK);
-    CHECK(stats.map_count == maps && stats.key_count == keys && stats.live_bytes <= stats.log_bytes);
+    CHECK(stats.map_count == maps && stats.key_count == keys &&
+          stats.live_bytes <= stats.log_bytes);
 }
 
 /* ---- maps -------------------------------------------------------------------------------- */
@@ -548,7 +553,8 @@ static void run(uint64_t stream, uint64_t calls, int in_memory, const km_options
     if (!in_memory)
         harness_make_folder(model->path);
     open_store(model);
-    CHECK_STATUS(km_map_create(model->store, map_name(0, name), KM_HASH, &model->maps[0].map), KM_OK);
+    CHECK_STATUS(km_map_create(model->store, map_name(0, name), KM_HASH, &model->maps[0].map),
+                 KM_OK);
     for (uint64_t i = 0; i < calls; i++)
         call_one(model);
     compare_all(model);

@@ -152,7 +152,9 @@ static void a_batch_can_be_used_again(void **state)
     for (uint64_t i = 0; i < 300; i++) {
         km_u64_key key = km_u64_key_from(i);
 
-        CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, km_bytes_of(key.bytes, 8), text("value")), KM_OK);
+        CHECK_STATUS(
+            km_batch_put(fixture.batch, fixture.map, km_bytes_of(key.bytes, 8), text("value")),
+            KM_OK);
         put(fixture.map, "same", i % 2 ? "odd" : "even");
         CHECK_STATUS(km_batch_commit(fixture.batch, NULL), KM_OK);
     }
@@ -207,11 +209,15 @@ static void arguments_are_checked(void **state)
     foreign = harness_map(memory, "map");
     CHECK_STATUS(km_batch_put(fixture.batch, foreign, text("a"), text("1")), KM_E_INVALID);
     CHECK_STATUS(km_batch_del(fixture.batch, foreign, text("a")), KM_E_INVALID);
-    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, km_bytes_of(NULL, 1), text("1")), KM_E_INVALID);
-    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, text("a"), km_bytes_of(NULL, 1)), KM_E_INVALID);
-    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1u), text("1")),
+    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, km_bytes_of(NULL, 1), text("1")),
+                 KM_E_INVALID);
+    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, text("a"), km_bytes_of(NULL, 1)),
+                 KM_E_INVALID);
+    CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1u),
+                              text("1")),
                  KM_E_TOO_BIG);
-    CHECK_STATUS(km_batch_del(fixture.batch, fixture.map, km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1u)), KM_E_TOO_BIG);
+    CHECK_STATUS(km_batch_del(fixture.batch, fixture.map, km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1u)),
+                 KM_E_TOO_BIG);
     put(fixture.map, "a", "1");
     CHECK_STATUS(km_batch_commit(fixture.batch, NULL), KM_OK);
     CHECK(km_count(fixture.map) == 1);
@@ -229,7 +235,8 @@ static uint64_t fill_batch(size_t value_size)
     while (!rc) {
         km_u64_key key = km_u64_key_from(count);
 
-        rc = km_batch_put(fixture.batch, fixture.map, km_bytes_of(key.bytes, 8), km_bytes_of(value, value_size));
+        rc = km_batch_put(fixture.batch, fixture.map, km_bytes_of(key.bytes, 8),
+                          km_bytes_of(value, value_size));
         count += rc == KM_OK;
     }
     CHECK_STATUS(rc, KM_E_TOO_BIG);
@@ -242,7 +249,7 @@ static void the_size_is_limited(void **state)
     uint64_t count = fill_batch(1000);
 
     (void)state;
-    CHECK(count > 8000 && count * 1024 <= 8u << 20); /* the default limit */
+    CHECK(count > 8000 && count * 1024 <= 8u << 20);           /* the default limit */
     CHECK_STATUS(km_batch_commit(fixture.batch, NULL), KM_OK); /* what went in before is in it */
     CHECK(km_count(fixture.map) == count);
     fixture.options.batch_size_max = 100000;
@@ -274,12 +281,16 @@ static void a_large_batch_is_one_unit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(changes_are_seen_after_commit_only, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(changes_are_seen_after_commit_only, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(the_last_change_of_a_key_wins, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(an_empty_batch_changes_nothing, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(an_empty_batch_changes_nothing, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(a_batch_can_be_used_again, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_failed_commit_keeps_the_changes, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(one_dropped_map_stops_the_whole_batch, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(a_failed_commit_keeps_the_changes, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(one_dropped_map_stops_the_whole_batch, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(arguments_are_checked, open_fixture, close_fixture),
         cmocka_unit_test_setup_teardown(the_size_is_limited, open_fixture, close_fixture),
         cmocka_unit_test_setup_teardown(a_large_batch_is_one_unit, open_fixture, close_fixture),

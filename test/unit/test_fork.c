@@ -63,7 +63,8 @@ static void run_in_child(void (*run)(void))
         _exit(0);
     }
     CHECK(waitpid(child, &status, 0) == child);
-    CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with %x", (unsigned)status);
+    CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with %x",
+              (unsigned)status);
 }
 
 static int visit_none(void *context, const km_map_info *info)
@@ -107,8 +108,11 @@ static void check_store_calls(void)
     int fd = -1;
 
     CHECK_STATUS(km_read_begin(fixture.store, &reader), KM_E_FORKED);
-    CHECK_STATUS(km_get_ref((km_reader *)(void *)fixture.store, fixture.map, key, &value), KM_E_FORKED);
-    CHECK_STATUS(km_get_many((km_reader *)(void *)fixture.store, fixture.map, &key, 1, &value, NULL), KM_E_FORKED);
+    CHECK_STATUS(km_get_ref((km_reader *)(void *)fixture.store, fixture.map, key, &value),
+                 KM_E_FORKED);
+    CHECK_STATUS(
+        km_get_many((km_reader *)(void *)fixture.store, fixture.map, &key, 1, &value, NULL),
+        KM_E_FORKED);
     CHECK_STATUS(km_batch_create(fixture.store, &batch), KM_E_FORKED);
     CHECK_STATUS(km_batch_put(fixture.batch, fixture.map, key, key), KM_E_FORKED);
     CHECK_STATUS(km_batch_del(fixture.batch, fixture.map, key), KM_E_FORKED);
@@ -142,7 +146,8 @@ static void check_parent(void)
     km_error error;
     uint64_t count = km_count(fixture.map);
 
-    CHECK_STATUS(km_open(fixture.path, NULL, &second, &error), KM_E_LOCKED); /* the lock is still held */
+    CHECK_STATUS(km_open(fixture.path, NULL, &second, &error),
+                 KM_E_LOCKED); /* the lock is still held */
     CHECK_STATUS(km_put_u64(fixture.map, 100 + count, km_bytes_of_string("more"), NULL), KM_OK);
     CHECK_STATUS(km_wait_durable(fixture.store, 0), KM_OK);
     CHECK_STATUS(km_get_u64(fixture.map, 1, NULL), KM_OK);
@@ -232,7 +237,9 @@ static void *write_beside(void *context)
     struct beside *beside = context;
 
     while (!atomic_load(&beside->stop))
-        CHECK_STATUS(km_put_u64(fixture.map, 1000 + beside->count++ % 50000, km_bytes_of_string("beside"), NULL), KM_OK);
+        CHECK_STATUS(km_put_u64(fixture.map, 1000 + beside->count++ % 50000,
+                                km_bytes_of_string("beside"), NULL),
+                     KM_OK);
     return NULL;
 }
 
@@ -277,11 +284,16 @@ static void memory_stores_are_the_parents_too(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(every_call_in_the_child_says_forked, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(close_in_the_child_leaves_the_parents_store, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_fork_inside_a_read_section_harms_nobody, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(the_child_can_use_another_store, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(forks_beside_writers_harm_nobody, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(every_call_in_the_child_says_forked, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(close_in_the_child_leaves_the_parents_store, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_fork_inside_a_read_section_harms_nobody, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(the_child_can_use_another_store, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(forks_beside_writers_harm_nobody, open_fixture,
+                                        close_fixture),
         cmocka_unit_test(memory_stores_are_the_parents_too),
     };
 

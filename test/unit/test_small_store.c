@@ -83,7 +83,8 @@ static void ten_thousand_records_take_less_than_four_mebibytes(void **state)
     put_many(harness_map(store, "map"), 10000, 52); /* 60 bytes with the key */
     check_disk("10,000 records, open", 4 * MIB);
     CHECK_STATUS(km_store_stats(store, &stats), KM_OK);
-    CHECK(stats.live_bytes < 1 * MIB && stats.index_bytes < 1 * MIB && stats.memory_bytes < 4 * MIB);
+    CHECK(stats.live_bytes < 1 * MIB && stats.index_bytes < 1 * MIB &&
+          stats.memory_bytes < 4 * MIB);
     harness_close(store);
     check_disk("10,000 records, closed", 4 * MIB);
 }
@@ -161,7 +162,8 @@ static void a_thousand_maps_stay_within_bounds(void **state)
     check_maps(store, 1000);
     after = resident_bytes();
     CHECK_STATUS(km_store_stats(store, &stats), KM_OK);
-    printf("1,000 maps: %llu KiB resident, %llu KiB of indexes\n", (unsigned long long)(after - before) / 1024,
+    printf("1,000 maps: %llu KiB resident, %llu KiB of indexes\n",
+           (unsigned long long)(after - before) / 1024,
            (unsigned long long)stats.index_bytes / 1024);
     CHECK(after - before < 128 * MIB && stats.map_count == 1000);
     check_disk("1,000 maps", 4 * MIB);
@@ -186,7 +188,8 @@ static void maps_made_and_dropped_leave_little(void **state)
         if (round == 200)
             before = resident_bytes();
     }
-    printf("1,800 dropped maps: %lld KiB\n", ((long long)resident_bytes() - (long long)before) / 1024);
+    printf("1,800 dropped maps: %lld KiB\n",
+           ((long long)resident_bytes() - (long long)before) / 1024);
     CHECK(resident_bytes() < before + 128 * MIB);
     harness_close(store);
 }
@@ -194,13 +197,17 @@ static void maps_made_and_dropped_leave_little(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_new_store_takes_less_than_a_mebibyte, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(ten_thousand_records_take_less_than_four_mebibytes, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(overwriting_and_reopening_a_small_store_keeps_it_small, make_folder,
+        cmocka_unit_test_setup_teardown(a_new_store_takes_less_than_a_mebibyte, make_folder,
                                         remove_folder),
+        cmocka_unit_test_setup_teardown(ten_thousand_records_take_less_than_four_mebibytes,
+                                        make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(overwriting_and_reopening_a_small_store_keeps_it_small,
+                                        make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(opening_a_small_store_is_fast, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(a_thousand_maps_stay_within_bounds, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(maps_made_and_dropped_leave_little, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_thousand_maps_stay_within_bounds, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(maps_made_and_dropped_leave_little, make_folder,
+                                        remove_folder),
     };
 
     harness_begin();

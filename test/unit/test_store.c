@@ -60,7 +60,8 @@ static void check_value(km_map *map, const char *key, const char *value)
     km_buffer buffer = KM_BUFFER_INIT;
 
     CHECK_STATUS(km_get(map, text(key), &buffer), KM_OK);
-    CHECK(buffer.size == strlen(value) && (!buffer.size || memcmp(buffer.data, value, buffer.size) == 0));
+    CHECK(buffer.size == strlen(value) &&
+          (!buffer.size || memcmp(buffer.data, value, buffer.size) == 0));
     km_buffer_free(&buffer);
 }
 
@@ -198,7 +199,8 @@ static int run_as_other_process(const char *path)
     km_error error;
 
     snprintf(parent_pid, sizeof(parent_pid), "pid %d", (int)getppid());
-    if (try_open(path, KM_OPEN_EXISTING, &error) != KM_E_LOCKED || !strstr(error.message, parent_pid))
+    if (try_open(path, KM_OPEN_EXISTING, &error) != KM_E_LOCKED ||
+        !strstr(error.message, parent_pid))
         return 1;
     return try_open(path, KM_OPEN_READ_ONLY, &error) == KM_E_LOCKED ? 0 : 2;
 }
@@ -241,7 +243,8 @@ static void several_readers_share_a_store_without_a_writer(void **state)
 
 static uint64_t sum_of_files(void)
 {
-    static const char *const names[] = {"IDENTITY", "MARKS", "LOCK", "log/00000001.segment", "tail-18.ring"};
+    static const char *const names[] = {"IDENTITY", "MARKS", "LOCK", "log/00000001.segment",
+                                        "tail-18.ring"};
     uint64_t sum = 0;
 
     for (size_t i = 0; i < 5; i++) {
@@ -250,7 +253,8 @@ static uint64_t sum_of_files(void)
 
         harness_path(path, fixture.path, names[i]);
         CHECK(stat(path, &status) == 0 || i == 4);
-        sum = sum * 31 + (uint64_t)status.st_mtim.tv_nsec + (uint64_t)status.st_mtim.tv_sec + (uint64_t)status.st_size;
+        sum = sum * 31 + (uint64_t)status.st_mtim.tv_nsec + (uint64_t)status.st_mtim.tv_sec +
+              (uint64_t)status.st_size;
     }
     return sum;
 }
@@ -301,7 +305,8 @@ static void read_only_needs_no_write_permission(void **state)
         km_store *store = NULL;
 
         chmod(fixture.path, 0755);
-        CHECK(chdir(fixture.path) == 0 && system("chmod 755 log; chmod 644 LOCK MARKS IDENTITY *.ring log/*") == 0);
+        CHECK(chdir(fixture.path) == 0 &&
+              system("chmod 755 log; chmod 644 LOCK MARKS IDENTITY *.ring log/*") == 0);
         CHECK(setgid(65534) == 0 && setuid(65534) == 0);
         CHECK_STATUS(km_open(".", NULL, &store, NULL), KM_E_IO);
         store = harness_open(".", &options);
@@ -326,9 +331,13 @@ static void map_names_are_checked(void **state)
     CHECK_STATUS(km_map_create(fixture.store, text(""), KM_HASH, &map), KM_E_INVALID);
     CHECK_STATUS(km_map_open(fixture.store, text(""), &map), KM_E_INVALID);
     CHECK_STATUS(km_map_create(fixture.store, km_bytes_of(NULL, 3), KM_HASH, &map), KM_E_INVALID);
-    CHECK_STATUS(km_map_create(fixture.store, km_bytes_of(long_name, sizeof(long_name)), KM_HASH, &map), KM_E_INVALID);
+    CHECK_STATUS(
+        km_map_create(fixture.store, km_bytes_of(long_name, sizeof(long_name)), KM_HASH, &map),
+        KM_E_INVALID);
     CHECK(!map);
-    CHECK_STATUS(km_map_create(fixture.store, km_bytes_of(long_name, sizeof(long_name) - 1), KM_HASH, &map), KM_OK);
+    CHECK_STATUS(
+        km_map_create(fixture.store, km_bytes_of(long_name, sizeof(long_name) - 1), KM_HASH, &map),
+        KM_OK);
     CHECK_STATUS(km_map_create(fixture.store, km_bytes_of("a\0b", 3), KM_HASH, &map), KM_OK);
     CHECK_STATUS(km_map_open(fixture.store, km_bytes_of("a\0c", 3), &again), KM_NOT_FOUND);
     CHECK_STATUS(km_map_open(fixture.store, km_bytes_of("a\0b", 3), &again), KM_OK);
@@ -436,12 +445,15 @@ static void sizes_are_limited(void **state)
 {
     uint8_t *bytes = calloc(1, KM_KEY_SIZE_MAX + 1);
     km_buffer buffer = KM_BUFFER_INIT;
-    km_bytes key = km_bytes_of(bytes, KM_KEY_SIZE_MAX), large = km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1);
+    km_bytes key = km_bytes_of(bytes, KM_KEY_SIZE_MAX),
+             large = km_bytes_of(bytes, KM_KEY_SIZE_MAX + 1);
 
     (void)state;
     CHECK(bytes);
     CHECK_STATUS(km_put(fixture.map, large, text("x"), NULL), KM_E_TOO_BIG);
-    CHECK_STATUS(km_put(fixture.map, text("x"), km_bytes_of(bytes, (size_t)KM_VALUE_SIZE_MAX + 1), NULL), KM_E_TOO_BIG);
+    CHECK_STATUS(
+        km_put(fixture.map, text("x"), km_bytes_of(bytes, (size_t)KM_VALUE_SIZE_MAX + 1), NULL),
+        KM_E_TOO_BIG);
     CHECK_STATUS(km_del(fixture.map, large, NULL), KM_E_TOO_BIG);
     CHECK_STATUS(km_get(fixture.map, large, &buffer), KM_E_INVALID);
     CHECK_STATUS(km_put(fixture.map, km_bytes_of(NULL, 1), text("x"), NULL), KM_E_INVALID);
@@ -474,7 +486,8 @@ static void empty_keys_and_values_are_as_others(void **state)
     keys[2] = text("absent");
     CHECK_STATUS(km_read_begin(fixture.store, &reader), KM_OK);
     CHECK_STATUS(km_get_many(reader, fixture.map, keys, 3, values, &found), KM_OK);
-    CHECK(found == 2 && values[0].data && values[0].size == 0 && values[1].data && values[1].size == 0);
+    CHECK(found == 2 && values[0].data && values[0].size == 0 && values[1].data &&
+          values[1].size == 0);
     CHECK(!values[2].data && values[2].size == 0);
     CHECK_STATUS(km_get_many(reader, fixture.map, NULL, 0, NULL, &found), KM_OK);
     CHECK(found == 0);
@@ -496,7 +509,8 @@ static void a_change_tells_what_was_before_and_where_it_is(void **state)
     CHECK(!write.existed && previous.size == 0 && write.position > 0);
     first = write.position;
     CHECK_STATUS(km_put(fixture.map, text("key"), text("two"), &write), KM_OK);
-    CHECK(write.existed && previous.size == 3 && memcmp(previous.data, "one", 3) == 0 && write.position > first);
+    CHECK(write.existed && previous.size == 3 && memcmp(previous.data, "one", 3) == 0 &&
+          write.position > first);
     first = write.position;
     CHECK_STATUS(km_del(fixture.map, text("key"), &write), KM_OK);
     CHECK(write.existed && memcmp(previous.data, "two", 3) == 0 && write.position > first);
@@ -640,7 +654,8 @@ static void durable_position_follows_changes(void **state)
     reopen_fixture(&options);
     CHECK_STATUS(km_put(fixture.map, text("key"), text("one"), &write), KM_OK);
     CHECK(km_durable_position(fixture.store) <= write.position);
-    CHECK_STATUS(km_wait_durable(fixture.store, write.position + (UINT64_C(1) << 40)), KM_E_INVALID);
+    CHECK_STATUS(km_wait_durable(fixture.store, write.position + (UINT64_C(1) << 40)),
+                 KM_E_INVALID);
     CHECK_STATUS(km_wait_durable(fixture.store, write.position), KM_OK);
     CHECK(km_durable_position(fixture.store) > write.position);
     write.durability = KM_DURABLE_POWER;
@@ -700,7 +715,8 @@ static void a_memory_store_has_the_same_functions(void **state)
     CHECK_STATUS(km_wait_durable(store, write.position), KM_OK);
     CHECK_STATUS(km_durable_fd(store, &fd), KM_E_UNSUPPORTED);
     CHECK_STATUS(km_store_stats(store, &stats), KM_OK);
-    CHECK(stats.key_count == 2 && stats.disk_bytes == 0 && stats.mapped_bytes == 0 && stats.memory_bytes > 0);
+    CHECK(stats.key_count == 2 && stats.disk_bytes == 0 && stats.mapped_bytes == 0 &&
+          stats.memory_bytes > 0);
     harness_close(store);
 }
 
@@ -841,7 +857,8 @@ static void numbers_are_keys_in_byte_order(void **state)
 
     (void)state;
     CHECK(memcmp(small.bytes, large.bytes, 8) < 0);
-    CHECK(km_u64_key_to(km_u64_key_from(UINT64_C(0x0123456789abcdef)).bytes) == UINT64_C(0x0123456789abcdef));
+    CHECK(km_u64_key_to(km_u64_key_from(UINT64_C(0x0123456789abcdef)).bytes) ==
+          UINT64_C(0x0123456789abcdef));
     CHECK_STATUS(km_put_u64(fixture.map, 77, text("x"), NULL), KM_OK);
     CHECK_STATUS(km_get(fixture.map, km_bytes_of("\0\0\0\0\0\0\0M", 8), NULL), KM_OK);
 }
@@ -881,32 +898,49 @@ int main(int argc, char **argv)
         cmocka_unit_test(other_folders_and_files_are_no_store),
         cmocka_unit_test(options_are_checked),
         cmocka_unit_test(close_accepts_nothing),
-        cmocka_unit_test_setup_teardown(a_second_open_is_refused_and_told_the_pid, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_second_process_is_refused_and_told_the_pid, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(several_readers_share_a_store_without_a_writer, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(a_second_open_is_refused_and_told_the_pid, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_second_process_is_refused_and_told_the_pid, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(several_readers_share_a_store_without_a_writer,
+                                        open_fixture, close_fixture),
         cmocka_unit_test_setup_teardown(read_only_changes_nothing, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(read_only_needs_no_write_permission, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(read_only_needs_no_write_permission, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(map_names_are_checked, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(map_kinds_of_later_versions_are_unsupported, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(map_kinds_of_later_versions_are_unsupported, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(a_dropped_map_answers_so, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(maps_are_listed_as_they_were_made, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(maps_are_listed_as_they_were_made, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(sizes_are_limited, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(empty_keys_and_values_are_as_others, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_change_tells_what_was_before_and_where_it_is, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(large_values_come_back_and_tell_what_was_before, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(empty_keys_and_values_are_as_others, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_change_tells_what_was_before_and_where_it_is,
+                                        open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(large_values_come_back_and_tell_what_was_before,
+                                        open_fixture, close_fixture),
         cmocka_unit_test_setup_teardown(clear_takes_every_key, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(sections_belong_to_their_store, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_change_inside_a_section_never_waits, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_large_change_inside_a_section_would_block, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(durable_position_follows_changes, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(the_background_syncs_at_its_interval, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(a_memory_store_has_the_same_functions, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(sections_belong_to_their_store, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_change_inside_a_section_never_waits, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_large_change_inside_a_section_would_block, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(durable_position_follows_changes, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(the_background_syncs_at_its_interval, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(a_memory_store_has_the_same_functions, open_fixture,
+                                        close_fixture),
         cmocka_unit_test_setup_teardown(statistics_fit_older_structs, open_fixture, close_fixture),
         cmocka_unit_test(a_torn_tail_is_cut_and_reported),
         cmocka_unit_test_setup_teardown(progress_can_stop_an_open, open_fixture, close_fixture),
         cmocka_unit_test(statuses_have_names),
-        cmocka_unit_test_setup_teardown(numbers_are_keys_in_byte_order, open_fixture, close_fixture),
-        cmocka_unit_test_setup_teardown(cursors_meet_each_key_and_may_skip_outputs, open_fixture, close_fixture),
+        cmocka_unit_test_setup_teardown(numbers_are_keys_in_byte_order, open_fixture,
+                                        close_fixture),
+        cmocka_unit_test_setup_teardown(cursors_meet_each_key_and_may_skip_outputs, open_fixture,
+                                        close_fixture),
     };
 
     harness_begin();
