@@ -204,14 +204,14 @@ check-asan:
 		$(test_programs:$(BUILD)/%=$(BUILD)/asan/%) $(subst $(TOOL),$(BUILD)/asan/keepmap,$(cli_test))
 
 # Its deadlock detector breaks down when a thread holds more than 64 locks, as a large batch does.
-tsan_options := detect_deadlocks=0
-
 tsan_supp := $(wildcard test/tsan.supp)
+tsan_options := detect_deadlocks=0$(if $(tsan_supp),:suppressions=$(CURDIR)/$(tsan_supp))
+
 check-tsan:
 	@tools/deps.sh build test
 	@$(sub_make) BUILD=$(BUILD)/tsan SAN=tsan -k tsan-programs || failed=1; \
 	export KM_TEST_SCALE=$${KM_TEST_SCALE:-15}; \
-	export TSAN_OPTIONS=$(tsan_options)$(if $(tsan_supp),:suppressions=$(CURDIR)/$(tsan_supp)):$$TSAN_OPTIONS; \
+	export TSAN_OPTIONS=$(tsan_options):$$TSAN_OPTIONS; \
 	BUILD=$(BUILD)/tsan BUILD_FAILED=$$failed tools/run_tests.sh \
 		$(tsan_programs:$(BUILD)/%=$(BUILD)/tsan/%)
 

@@ -491,8 +491,7 @@ int workload_self_test(const struct bench_config *config, struct target *target)
 
     if (!value)
         return PEER_FAILED;
-    if (open_reader(config, target, &worker) != PEER_OK)
-        goto out;
+    if (open_reader(config, target, &worker) != PEER_OK) goto out;
     rc = PEER_OK;
     for (i = 0; i < SELF_TEST_COUNT && rc == PEER_OK; i++)
         rc = self_test_id(&worker, PEER_ABSENT_ID * 2 + i, value);

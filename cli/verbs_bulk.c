@@ -205,8 +205,7 @@ int cli_run_load(struct cli *cli)
     code = cli_input_open(&loader.input, cli->settings.input_path);
     if (code == EXIT_DONE)
         code = cli_open(cli, KM_OPEN_OR_CREATE, &loader.store);
-    if (code)
-        goto out;
+    if (code) goto out;
     rc = km_batch_create(loader.store, &loader.batch);
     code = rc ? cli_fail_in_store(loader.store, rc, "load") : load_input(&loader);
 out:

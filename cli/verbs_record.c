@@ -36,8 +36,7 @@ int cli_run_set(struct cli *cli)
         code = cli_open(cli, KM_OPEN_OR_CREATE, &store);
     if (code == EXIT_DONE)
         code = cli_make_map(cli, store, &map);
-    if (code)
-        goto out;
+    if (code) goto out;
     rc = km_put(map, key, value, NULL);
     if (rc)
         code = cli_fail_in_store(store, rc, "set the value");
@@ -88,8 +87,7 @@ int cli_run_get(struct cli *cli)
         code = cli_open(cli, KM_OPEN_READ_ONLY, &store);
     if (code == EXIT_DONE)
         code = cli_find_map(cli, store, &map);
-    if (code)
-        goto out;
+    if (code) goto out;
     rc = km_get(map, key, &value);
     if (rc == KM_OK) {
         print_value(cli, km_bytes_of(NULL, 0), key, km_bytes_of(value.data, value.size));
@@ -116,8 +114,7 @@ int cli_run_del(struct cli *cli)
         code = cli_open(cli, KM_OPEN_EXISTING, &store);
     if (code == EXIT_DONE)
         code = cli_find_map(cli, store, &map);
-    if (code)
-        goto out;
+    if (code) goto out;
     rc = km_del(map, key, NULL);
     if (rc == KM_NOT_FOUND) {
         code = key_missing(cli, key);

@@ -86,18 +86,14 @@ static int berkeleydb_open(const struct peer_options *options, void **out_handle
     if (!handle)
         return PEER_FAILED;
     rc = berkeleydb_open_env(handle, options);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = db_create(&handle->db, handle->env, 0);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = handle->db->set_pagesize(handle->db, 4096);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = handle->db->open(handle->db, NULL, "data.db", NULL, DB_BTREE,
                           DB_CREATE | DB_AUTO_COMMIT | DB_THREAD, 0600);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     *out_handle = handle;
     handle = NULL;
 out:

@@ -65,17 +65,13 @@ static int lmdb_open(const struct peer_options *options, void **out_handle)
     if (options->durability == PEER_CLASS_PROCESS)
         flags |= MDB_NOSYNC | MDB_WRITEMAP | MDB_NOMEMINIT;
     rc = mdb_env_create(&handle->env);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = mdb_env_set_mapsize(handle->env, map_size); /* address space; the file is sparse */
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = mdb_env_open(handle->env, options->path, flags, 0600);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = lmdb_open_table(handle);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     *out_handle = handle;
     handle = NULL;
 out:

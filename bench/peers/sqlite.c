@@ -87,8 +87,7 @@ static int sqlite_open(const struct peer_options *options, void **out_handle)
     table = handle->key_is_number
                 ? "CREATE TABLE IF NOT EXISTS t (k INTEGER PRIMARY KEY, v BLOB)"
                 : "CREATE TABLE IF NOT EXISTS t (k BLOB PRIMARY KEY, v BLOB) WITHOUT ROWID";
-    if (sqlite_connect(handle, &handle->keeper) != PEER_OK)
-        goto out;
+    if (sqlite_connect(handle, &handle->keeper) != PEER_OK) goto out;
     if (sqlite3_exec(handle->keeper, table, NULL, NULL, NULL) != SQLITE_OK) {
         (void)sqlite_failed(handle->keeper, "create");
         goto out;
@@ -138,8 +137,7 @@ static int sqlite_session_open(void *handle, void **out_session)
     if (!session)
         return PEER_FAILED;
     session->handle = handle;
-    if (sqlite_connect(session->handle, &session->db) != PEER_OK)
-        goto out;
+    if (sqlite_connect(session->handle, &session->db) != PEER_OK) goto out;
     if (sqlite_prepare(session->db, "INSERT OR REPLACE INTO t VALUES (?1, ?2)", &session->put) ||
         sqlite_prepare(session->db, "DELETE FROM t WHERE k = ?1", &session->del) ||
         sqlite_prepare(session->db, "SELECT v FROM t WHERE k = ?1", &session->get) ||

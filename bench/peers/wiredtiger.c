@@ -50,14 +50,11 @@ static int wiredtiger_peer_open(const struct peer_options *options, void **out_h
     if (rc)
         return wiredtiger_failed("open", rc);
     rc = connection->open_session(connection, NULL, NULL, &session);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = session->create(session, "table:data", "key_format=u,value_format=u,type=file");
-    if (rc)
-        goto out;
+    if (rc) goto out;
     rc = session->close(session, NULL);
-    if (rc)
-        goto out;
+    if (rc) goto out;
     *out_handle = connection;
     connection = NULL;
 out:

@@ -3,7 +3,7 @@
  * record.h -- the bytes of one record in the log. Pure: no I/O, no allocation. FORMAT.md, 6.
  *
  *     offset  type   field
- *          0  u32le  checksum    of payload, then of bytes 4 to the end of the fields, then of place
+ *          0  u32le  checksum    of payload, then bytes 4 to the end of the fields, then place
  *          4  u32le  value_size
  *          8  u16le  key_size    \
  *         10  u16le  map          |  the commit word: stored last, as one 8-byte store, so that

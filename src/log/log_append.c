@@ -39,9 +39,10 @@ static int ring_has_room(const struct log *log, const struct segment *segment, u
            segment->ring->size;
 }
 
+/* Marks leave the last ready segment alone too: MARKS can say the same, a little later. */
 static uint32_t ready_needed(enum log_class class)
 {
-    return class == LOG_CLASS_PUT ? 2 : 1;
+    return class == LOG_CLASS_DELETE ? 1 : 2;
 }
 
 uint64_t km__log_unit_size_max(const struct log *log)

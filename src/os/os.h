@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * os.h -- the platform as a table of functions: os_linux.c is the machine, test/sim a simulated one.
+ * os.h -- the platform as a table of functions: os_linux*.c is the machine, test/sim a simulation.
  *
  * Everything the engine does to the world outside its memory goes through this table, so a test can
  * cut a run, tear what was not synced, or fail any call. Names are single components inside a
  * folder handle; files are opened relative to it, never through a symbolic link.
  *
- * Statuses: KM_E_IO with *os_error set, KM_E_FULL for ENOSPC/EDQUOT/EFBIG, KM_E_LIMIT for EMFILE/ENFILE,
- * KM_E_NO_MEMORY, KM_NOT_FOUND for ENOENT, KM_EXISTS for EEXIST, KM_E_INVALID for "not a regular
- * file" or "not a folder". All functions may be called by any thread at once.
+ * Statuses: KM_E_IO (see last_error), KM_E_FULL for ENOSPC/EDQUOT/EFBIG, KM_E_LIMIT for
+ * EMFILE/ENFILE, KM_E_NO_MEMORY, KM_NOT_FOUND for ENOENT, KM_EXISTS for EEXIST, KM_E_INVALID for
+ * "not a regular file" or "not a folder". All functions may be called by any thread at once.
  */
 #ifndef KM_OS_OS_H
 #define KM_OS_OS_H
@@ -27,22 +27,19 @@ struct os;
 
 enum os_open_mode {
     OS_OPEN_READ,
-    OS_OPEN_WRITE,    /* read and write, the file exists */
-    OS_CREATE_NEW     /* read and write; KM_EXISTS if the name is taken; mode 0600 */
+    OS_OPEN_WRITE, /* read and write, the file exists */
+    OS_CREATE_NEW  /* read and write; KM_EXISTS if the name is taken; mode 0600 */
 };
 
-enum os_lock {
-    OS_LOCK_SHARED,
-    OS_LOCK_EXCLUSIVE
-};
+enum os_lock { OS_LOCK_SHARED, OS_LOCK_EXCLUSIVE };
 
 struct os_ops {
     /* ---- folders. `path` is a whole path, `name` a single component. */
     km_status (*open_dir)(struct os *os, const char *path, struct os_dir **out_dir);
     km_status (*create_dir)(struct os *os, const char *path); /* parent synced, also if KM_EXISTS */
     km_status (*open_subdir)(struct os_dir *dir, const char *name, struct os_dir **out_dir);
-    km_status (*create_subdir)(struct os_dir *dir, const char *name); /* KM_EXISTS; not yet durable */
-    void (*close_dir)(struct os_dir *dir); /* NULL is accepted */
+    km_status (*create_subdir)(struct os_dir *dir, const char *name); /* not yet durable */
+    void (*close_dir)(struct os_dir *dir);                            /* NULL is accepted */
     /* Make names created, renamed or removed in the folder durable. */
     km_status (*sync_dir)(struct os_dir *dir);
     /* Call visit for every name but . and ..; a status other than KM_OK ends the list. */
@@ -60,7 +57,7 @@ struct os_ops {
     km_status (*read_at)(struct os_file *file, uint64_t offset, void *buffer, size_t size);
     /* All of it or an error. After an error any part may have been written. */
     km_status (*write_at)(struct os_file *file, uint64_t offset, const void *bytes, size_t size);
-    /* Reserve blocks for the file's first `size` bytes and make that its size; new bytes read as 0. */
+    /* Reserve blocks for the first `size` bytes, and make that the size; new bytes read as 0. */
     km_status (*allocate)(struct os_file *file, uint64_t size);
     /* Make all written bytes, and the size, durable (fdatasync). */
     km_status (*sync)(struct os_file *file);
@@ -80,8 +77,8 @@ struct os_ops {
     km_status (*lock)(struct os_file *file, enum os_lock kind);
 
     /* ---- the machine */
-    uint64_t (*now_ns)(struct os *os);   /* never goes back; for intervals */
-    uint64_t (*wall_ms)(struct os *os);  /* since 1970, UTC */
+    uint64_t (*now_ns)(struct os *os);  /* never goes back; for intervals */
+    uint64_t (*wall_ms)(struct os *os); /* since 1970, UTC */
     km_status (*random)(struct os *os, void *bytes, size_t size);
     void (*boot_id)(struct os *os, uint8_t id[OS_BOOT_ID_SIZE]); /* zeros if there is none */
     uint32_t (*process_id)(struct os *os);

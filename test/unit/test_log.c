@@ -86,7 +86,7 @@ static void *run_writer(void *context)
     while (!atomic_load_explicit(&writer->may_write, memory_order_acquire))
         sched_yield();
     write_and_finish(writer);
-    atomic_store_explicit(&writer->has_returned, 1, memory_order_release); /* pairs with the tests */
+    atomic_store_explicit(&writer->has_returned, 1, memory_order_release);
     return NULL;
 }
 
@@ -133,7 +133,7 @@ static void a_committed_record_is_whole(void **state)
 
         reserve(&writer, sizeof(value), value);
         assert_int_equal(pthread_create(&thread, NULL, run_writer, &writer), 0);
-        atomic_store_explicit(&writer.may_write, 1, memory_order_release); /* pairs with run_writer() */
+        atomic_store_explicit(&writer.may_write, 1, memory_order_release);
         while (!commit_word_of(&writer)) { /* ends when it has written */
         }
         assert_int_equal(km__load32(writer.space.bytes + 4), sizeof(value));
