@@ -202,7 +202,8 @@ static void cut_recoveries_change_nothing(void **state)
 
 struct name_watch {
     struct life *life;
-    struct os *os; /* whose recovery is watched; NULL: not yet */
+    struct os *first;  /* its recovery is killed */
+    struct os *second; /* the recovery after that is cut by power */
     uint64_t image_count;
     uint32_t next_mode;
     int failed;
@@ -214,10 +215,11 @@ static void cut_power_of_recovery(void *context, uint64_t step)
     const struct history *history = &watch->life->history;
 
     (void)step;
-    for (int i = 0; i < 5 && !watch->failed && km__sim_current_op(watch->os) != SIM_UNLINK; i++) {
+    for (int i = 0; i < 5 && !watch->failed && km__sim_current_op(watch->second) != SIM_UNLINK;
+         i++) {
         enum sim_power mode = (enum sim_power)(watch->next_mode++ % SIM_POWER_MODE_COUNT);
         struct os *image = km__sim_clone_after_power_cut(
-            watch->os, km__random_next(&watch->life->random), mode);
+            watch->second, km__random_next(&watch->life->random), mode);
         uint64_t found = 0;
 
         watch->failed = km__crash_recover(image, &mixed.options, &found) ||
@@ -230,18 +232,17 @@ static void cut_power_of_recovery(void *context, uint64_t step)
     }
 }
 
-/* Before a sync of a folder the process is killed: it saw a name that is not durable. */
+/* Before a sync of a folder the process is killed: the next one sees a name that is not durable. */
 static void kill_before_names_are_synced(void *context, uint64_t step)
 {
     struct name_watch *watch = context;
     struct os *image;
     km_store *store;
 
-    if (watch->failed || step % 2 || km__sim_current_op(watch->life->os) != SIM_SYNC_DIR ||
-        !km__random_one_in(&watch->life->random, 3))
+    if (watch->failed || step % 2 || km__sim_current_op(watch->first) != SIM_SYNC_DIR)
         return;
-    image = km__sim_clone_after_kill(watch->life->os);
-    watch->os = image;
+    image = km__sim_clone_after_kill(watch->first);
+    watch->second = image;
     km__sim_on_step(image, cut_power_of_recovery, watch);
     store = open_store(image, KM_OPEN_OR_CREATE);
     cut_power_of_recovery(watch, 0);
@@ -250,17 +251,49 @@ static void kill_before_names_are_synced(void *context, uint64_t step)
     km__sim_destroy(image);
 }
 
-static void recovery_relies_on_durable_names_only(void **state)
+/* A unit with a segment of its own, behind a segment that is full: nothing is missing between. */
+static void names_of_full_segments_become_durable(void **state)
+{
+    static const struct profile specials = {
+        .value_size_max = 100,
+        .special_size_max = 70000,
+        .weights = {[OP_PUT_SPECIAL] = 1},
+        .options = KM_OPTIONS_INIT,
+    };
+    struct life life;
+    struct name_watch watch = {.life = &life};
+
+    (void)state;
+    begin_life(&life, &specials, run_seed + 37);
+    work(&life, HISTORY_MAP_COUNT + 2);
+    watch.first = life.os;
+    km__sim_on_step(life.os, kill_before_names_are_synced, &watch);
+    work(&life, 4);
+    km__sim_on_step(life.os, NULL, NULL);
+    printf("%llu images\n", (unsigned long long)watch.image_count);
+    assert_false(watch.failed);
+    assert_true(watch.image_count > 100);
+    end_life(&life);
+}
+
+static void names_that_recovery_made_become_durable(void **state)
 {
     struct life life;
     struct name_watch watch = {.life = &life};
 
     (void)state;
     begin_life(&life, &mixed, run_seed + 31);
-    km__sim_on_step(life.os, kill_before_names_are_synced, &watch);
-    for (int i = 0; i < 40 && !watch.failed && watch.image_count < 1500; i++)
-        work(&life, 10);
-    km__sim_on_step(life.os, NULL, NULL);
+    for (int i = 0; i < 2 && !watch.failed; i++) {
+        km_store *store;
+
+        work(&life, 15);
+        watch.first = cut_life(&life, 0);
+        km__sim_on_step(watch.first, kill_before_names_are_synced, &watch);
+        store = open_store(watch.first, KM_OPEN_OR_CREATE);
+        km__sim_on_step(watch.first, NULL, NULL);
+        assert_int_equal(km_close(store, NULL), KM_OK);
+        km__sim_destroy(watch.first);
+    }
     printf("%llu images\n", (unsigned long long)watch.image_count);
     assert_false(watch.failed);
     assert_true(watch.image_count > 100);
@@ -428,7 +461,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cut_recoveries_change_nothing),
-        cmocka_unit_test(recovery_relies_on_durable_names_only),
+        cmocka_unit_test(names_of_full_segments_become_durable),
+        cmocka_unit_test(names_that_recovery_made_become_durable),
         cmocka_unit_test(positions_are_never_given_twice),
         cmocka_unit_test(reading_only_changes_nothing),
         cmocka_unit_test(a_missing_segment_is_refused),

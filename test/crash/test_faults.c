@@ -559,7 +559,7 @@ static void a_full_disk_at_open_loses_nothing(void **state)
     assert_int_equal(km__crash_recover(image, &trial.options, &fingerprint), 0);
     assert_true(fingerprint == trial.history.last.fingerprint);
     km__sim_destroy(image);
-    close_trial(&trial); /* on the full disk */
+    close_trial(&trial);       /* on the full disk */
     if (!open_trial(&trial)) { /* for writing it may need a segment */
         km__sim_set_capacity(trial.os, 0);
         assert_true(open_trial(&trial));
