@@ -309,11 +309,24 @@ static km_status declare_created(struct km_store *store, km_error *error)
     return rc;
 }
 
+/* CREATING never lies in a store that was opened for writing: then somebody else has put it there.
+ */
+static int was_used(struct km_store *store)
+{
+    struct marks marks;
+
+    return load_identity(store, NULL) == KM_OK && load_marks(store, &marks, NULL) == KM_OK &&
+           marks.sequence > BIRTH_SEQUENCE;
+}
+
 static km_status create_store(struct km_store *store, const char *path, km_error *error)
 {
     const struct os_ops *ops = store->os->ops;
     km_status rc;
 
+    if (was_used(store))
+        return km__fail(error, KM_E_CORRUPT, CREATING_NAME, 0, 0,
+                        "the file does not belong in a store that was used: remove it");
     /* again: a kill may have come between the making of the folder and the sync of its name */
     km__ignore(ops->create_dir(store->os, path), "it exists; the folder above may be closed to us");
     rc = declare_creation(store, error);

@@ -213,10 +213,11 @@ static void cut_power_of_recovery(void *context, uint64_t step)
 {
     struct name_watch *watch = context;
     const struct history *history = &watch->life->history;
+    enum sim_op op = km__sim_current_op(watch->second);
+    int count = op == SIM_UNLINK ? 0 : op == SIM_RENAME || op == SIM_SYNC_DIR ? 20 : 2;
 
     (void)step;
-    for (int i = 0; i < 5 && !watch->failed && km__sim_current_op(watch->second) != SIM_UNLINK;
-         i++) {
+    for (int i = 0; i < count && !watch->failed; i++) {
         enum sim_power mode = (enum sim_power)(watch->next_mode++ % SIM_POWER_MODE_COUNT);
         struct os *image = km__sim_clone_after_power_cut(
             watch->second, km__random_next(&watch->life->random), mode);

@@ -191,6 +191,27 @@ static void a_missing_first_segment_is_noticed(void **state)
     assert_string_equal(error.file, "00000001.segment");
 }
 
+/* It would have the store made anew. */
+static void a_planted_creating_file_is_refused(void **state)
+{
+    km_bytes text = km_bytes_of_string("text");
+    struct km_store *found = NULL;
+    km_map *map = NULL;
+    km_error error = {0};
+
+    (void)state;
+    assert_int_equal(km__store_open_with(os, "store", NULL, 0, &found, &error), KM_OK);
+    assert_int_equal(km_map_create(found, text, KM_HASH, &map), KM_OK);
+    assert_int_equal(km_close(found, NULL), KM_OK);
+    assert_int_equal(km__sim_write_path(os, "store/CREATING", "", 0), 0);
+    assert_int_equal(km__store_open_with(os, "store", NULL, 0, &found, &error), KM_E_CORRUPT);
+    assert_string_equal(error.file, "CREATING");
+    assert_int_equal(km__sim_delete_path(os, "store/CREATING"), 0);
+    assert_int_equal(km__store_open_with(os, "store", NULL, 0, &found, &error), KM_OK);
+    assert_int_equal(km_map_open(found, text, &map), KM_OK);
+    assert_int_equal(km_close(found, NULL), KM_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -199,6 +220,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_committed_record_is_whole, open_store, close_store),
         cmocka_unit_test_setup_teardown(half_a_batch_is_not_complete, open_store, close_store),
         cmocka_unit_test_setup_teardown(a_missing_first_segment_is_noticed, open_store,
+                                        close_store),
+        cmocka_unit_test_setup_teardown(a_planted_creating_file_is_refused, open_store,
                                         close_store),
     };
 
