@@ -60,7 +60,7 @@ static void small_changes_survive(void **state)
     };
 
     (void)state;
-    run_profile(&profile, 1, 3);
+    run_profile(&profile, 1, 4);
 }
 
 /* Nothing flushes but the lack of room: the ring runs full, goes round, and holds all there is. */
@@ -80,7 +80,7 @@ static void a_full_ring_survives(void **state)
     };
 
     (void)state;
-    run_profile(&profile, 2, 3);
+    run_profile(&profile, 2, 4);
 }
 
 static void units_with_segments_of_their_own_survive(void **state)
@@ -128,7 +128,7 @@ static void short_lives_survive(void **state)
     };
 
     (void)state;
-    run_profile(&profile, 4, 8);
+    run_profile(&profile, 4, 9);
 }
 
 static void a_store_durable_by_default_survives(void **state)
@@ -150,7 +150,7 @@ static void a_store_durable_by_default_survives(void **state)
     };
 
     (void)state;
-    run_profile(&profile, 5, 6);
+    run_profile(&profile, 5, 8);
 }
 
 /* Large enough that segments grow, and with them the ring. */
@@ -173,7 +173,7 @@ static void a_change_of_rings_survives(void **state)
     };
 
     (void)state;
-    run_profile(&profile, 6, 36);
+    run_profile(&profile, 6, 44);
 }
 
 /* ---- more than one writer ---------------------------------------------------------------- */

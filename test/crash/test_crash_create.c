@@ -224,7 +224,7 @@ static void cut_creation(km_durability durability, int folder_exists)
 {
     struct creation creation = {.options = KM_OPTIONS_INIT,
                                 .random = {run_seed + (uint64_t)durability * 7},
-                                .stride = km__crash_stride(1)};
+                                .stride = km__crash_stride(2)};
     km_error error = {0};
     km_store *store = NULL;
     km_status rc;

@@ -404,7 +404,7 @@ static void a_failing_call_is_an_error(void **state)
     static const struct fault fault = {.op = SIM_ANY, .status = KM_E_IO, .os_error = EIO};
 
     (void)state;
-    fail_each(&fault, 1);
+    fail_each(&fault, 2);
 }
 
 static void a_full_disk_for_one_call_is_an_error(void **state)
@@ -430,7 +430,7 @@ static void a_machine_that_stays_broken_is_an_error(void **state)
         .op = SIM_ANY, .status = KM_E_IO, .os_error = EIO, .is_sticky = 1};
 
     (void)state;
-    fail_each(&fault, 3);
+    fail_each(&fault, 5);
 }
 
 static void a_failing_allocation_is_an_error(void **state)
@@ -438,7 +438,7 @@ static void a_failing_allocation_is_an_error(void **state)
     static const struct fault fault = {.is_allocation = 1};
 
     (void)state;
-    fail_each(&fault, 1);
+    fail_each(&fault, 2);
 }
 
 /* ---- after a failed sync ----------------------------------------------------------------- */
