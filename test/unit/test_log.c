@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <stdio.h>
 
+#include "log/log_internal.h"
 #include "sim/sim.h"
 #include "store/store_internal.h"
 
@@ -191,6 +192,35 @@ static void a_missing_first_segment_is_noticed(void **state)
     assert_string_equal(error.file, "00000001.segment");
 }
 
+/* I1 of log_flush.c: the ring may let go of whole records only. */
+static void the_flusher_stops_where_a_record_begins(void **state)
+{
+    static const uint8_t value[5000]; /* its record does not divide a piece */
+    struct km_store *found = NULL;
+    km_map *map = NULL;
+    km_write write = KM_WRITE_INIT;
+    uint64_t begins[1024], flushed, at_begin = 0;
+    uint32_t count = 0;
+
+    (void)state;
+    assert_int_equal(km__store_open_with(os, "store", NULL, 0, &found, NULL), KM_OK);
+    assert_int_equal(km_map_create(found, km_bytes_of_string("map"), KM_HASH, &map), KM_OK);
+    do { /* ends: segments grow with the log, and pieces fit in them */
+        assert_int_equal(km_put_u64(map, 1, km_bytes_of(value, sizeof(value)), &write), KM_OK);
+        if (km__position_offset(write.position) < 2 * sizeof(value) + SEGMENT_HEADER_SIZE)
+            count = 0; /* a new segment */
+        begins[count++ % 1024] = write.position;
+    } while (km__position_offset(write.position) < FLUSH_PIECE + 3 * sizeof(value));
+    assert_true(km__log_complete(found->log) > found->log->flushed);
+    assert_int_equal(km__log_flush_pieces(found->log), KM_OK);
+    flushed = found->log->flushed;
+    for (uint32_t i = 0; i < count && i < 1024; i++)
+        at_begin += begins[i] == flushed;
+    assert_int_equal(at_begin, 1);
+    assert_true(flushed < km__log_complete(found->log)); /* it did not just flush everything */
+    assert_int_equal(km_close(found, NULL), KM_OK);
+}
+
 /* It would have the store made anew. */
 static void a_planted_creating_file_is_refused(void **state)
 {
@@ -220,6 +250,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_committed_record_is_whole, open_store, close_store),
         cmocka_unit_test_setup_teardown(half_a_batch_is_not_complete, open_store, close_store),
         cmocka_unit_test_setup_teardown(a_missing_first_segment_is_noticed, open_store,
+                                        close_store),
+        cmocka_unit_test_setup_teardown(the_flusher_stops_where_a_record_begins, open_store,
                                         close_store),
         cmocka_unit_test_setup_teardown(a_planted_creating_file_is_refused, open_store,
                                         close_store),
