@@ -210,7 +210,7 @@ KM_API void km_buffer_free(km_buffer *buffer);
  *            KM_E_LIMIT.
  * Lifetime:  release with km_close().
  * Threads:   any.
- * Blocks:    on the disk; replay takes about 0.1 us per record.
+ * Blocks:    on the disk; replay takes 0.1 to 0.3 us per record.
  */
 KM_API KM_MUST_CHECK
 km_status km_open(const char *path, const km_options *options, km_store **out_store,
@@ -416,7 +416,7 @@ KM_API KM_MUST_CHECK km_status km_put(km_map *map, km_bytes key, km_bytes value,
  *            and what km_put returns.
  * Lifetime:  key is borrowed for the call.
  * Threads:   any.
- * Blocks:    as km_put(); it still finds space when km_put() already gets KM_E_FULL.
+ * Blocks:    as km_put(); when km_put() gets KM_E_FULL it still finds space for a while.
  */
 KM_API KM_MUST_CHECK km_status km_del(km_map *map, km_bytes key, km_write *write);
 
