@@ -8,7 +8,8 @@
  *
  * Statuses: KM_E_IO (see last_error), KM_E_FULL for ENOSPC/EDQUOT/EFBIG, KM_E_LIMIT for
  * EMFILE/ENFILE, KM_E_NO_MEMORY, KM_NOT_FOUND for ENOENT, KM_EXISTS for EEXIST, KM_E_INVALID for
- * "not a regular file" or "not a folder". All functions may be called by any thread at once.
+ * "not a regular file" or "not a folder", KM_E_UNSUPPORTED where the machine or the file system has
+ * no such thing. All functions may be called by any thread at once.
  */
 #ifndef KM_OS_OS_H
 #define KM_OS_OS_H
@@ -20,6 +21,8 @@
 #include "keepmap/keepmap.h"
 
 #define OS_BOOT_ID_SIZE 16
+#define OS_LOCK_SIZE                                                                               \
+    4096 /* lock() is of the bytes before this offset, lock_range() of those after */
 
 struct os_dir;  /* an open folder */
 struct os_file; /* an open file */
@@ -45,8 +48,20 @@ struct os_ops {
     /* Call visit for every name but . and ..; a status other than KM_OK ends the list. */
     km_status (*list)(struct os_dir *dir, km_status (*visit)(void *context, const char *name),
                       void *context);
-    km_status (*rename)(struct os_dir *dir, const char *from, const char *to); /* replaces `to` */
+    /* Replaces `to`. If both are names of one file already, nothing happens: both stay. */
+    km_status (*rename)(struct os_dir *dir, const char *from, const char *to);
     km_status (*unlink)(struct os_dir *dir, const char *name);
+    /* A hard link: `to` becomes one more name of the regular file `from`; not yet durable. No
+     * symbolic link is followed. KM_EXISTS if `to` is there; KM_E_UNSUPPORTED where it cannot be
+     * done (another file system, too many names, not allowed): the caller copies then. */
+    km_status (*link)(struct os_dir *from_dir, const char *from, struct os_dir *to_dir,
+                      const char *to);
+    /* Not yet durable. KM_E_INVALID if the folder is not empty, or is none. */
+    km_status (*remove_subdir)(struct os_dir *dir, const char *name);
+    /* Swap the names of two folders beside each other and make that durable; at each moment both
+     * names are there. KM_E_UNSUPPORTED where the file system cannot. After KM_E_IO they may have
+     * been swapped or not, until a sync of the folder above. */
+    km_status (*exchange)(struct os *os, const char *path_a, const char *path_b);
 
     /* ---- files */
     km_status (*open_file)(struct os_dir *dir, const char *name, enum os_open_mode mode,
@@ -71,10 +86,24 @@ struct os_ops {
      * fork. */
     km_status (*map_shared)(struct os_file *file, uint64_t size, uint8_t **out_bytes);
     void (*unmap)(struct os *os, const uint8_t *bytes, uint64_t size);
+    /* Bring the pages of a mapping into memory, as far as that is possible. With must_stay they are
+     * pinned there until unmap(), or it is an error: KM_E_LIMIT if the process may not pin so much,
+     * KM_E_NO_MEMORY. */
+    km_status (*make_resident)(struct os *os, const uint8_t *bytes, uint64_t size, int must_stay);
 
-    /* ---- locks: held until unlock or the end of the process, not inherited by a child's children.
-     * KM_E_LOCKED if somebody else, in this process or another, holds it against us. */
+    /* ---- locks: held until unlock, close or the end of the process, not inherited by a child's
+     * children. KM_E_LOCKED if another handle, in this process or another, holds it against us.
+     * Nothing waits. An exclusive lock takes a handle for writing. */
     km_status (*lock)(struct os_file *file, enum os_lock kind);
+    /* The same of the single byte at `start`, OS_LOCK_SIZE at least, so it never meets lock(). The
+     * byte need not be there. Locking again changes the kind. KM_E_UNSUPPORTED on a machine that
+     * can lock whole files only. */
+    km_status (*lock_range)(struct os_file *file, uint64_t start, enum os_lock kind);
+    km_status (*unlock_range)(struct os_file *file,
+                              uint64_t start); /* KM_OK if it was not locked */
+    /* 1 if another handle holds any lock, lock() included, on one of `size` bytes from `start`; 0
+     * if not, or if the machine cannot tell. */
+    int (*is_range_locked)(struct os_file *file, uint64_t start, uint64_t size);
 
     /* ---- the machine */
     uint64_t (*now_ns)(struct os *os);  /* never goes back; for intervals */

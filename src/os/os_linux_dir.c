@@ -90,25 +90,34 @@ static void os_linux_cut_to_parent(char *path)
         strcpy(path, ".");
 }
 
-km_status km__os_linux_create_dir(struct os *os, const char *path)
+/* Open the folder in which the last component of `path` is. */
+static km_status os_linux_open_parent(const char *path, int *out_fd)
 {
-    char parent[PATH_MAX]; /* mkdir() itself refuses longer paths */
+    char parent[PATH_MAX]; /* the kernel itself refuses longer paths */
     size_t size = strlen(path);
-    km_status rc, made;
-    int fd;
 
-    (void)os;
     if (size == 0)
         return km__os_linux_fail(ENOENT);
     if (size >= sizeof(parent))
         return km__os_linux_fail(ENAMETOOLONG);
     memcpy(parent, path, size + 1);
+    os_linux_cut_to_parent(parent);
+    *out_fd = open(parent, OS_LINUX_DIR_FLAGS);
+    return *out_fd < 0 ? km__os_linux_fail(errno) : KM_OK;
+}
+
+km_status km__os_linux_create_dir(struct os *os, const char *path)
+{
+    km_status rc, made;
+    int fd = -1;
+
+    (void)os;
     made = mkdir(path, 0700) == 0 ? KM_OK : km__os_linux_fail(errno);
     if (made && made != KM_EXISTS)
         return made;
-    os_linux_cut_to_parent(parent);
-    fd = open(parent, OS_LINUX_DIR_FLAGS);
-    rc = fd < 0 ? km__os_linux_fail(errno) : os_linux_sync_dir_fd(fd);
+    rc = os_linux_open_parent(path, &fd);
+    if (!rc)
+        rc = os_linux_sync_dir_fd(fd);
     if (fd >= 0)
         close(fd);
     if (rc && !made)
@@ -191,4 +200,126 @@ km_status km__os_linux_unlink(struct os_dir *dir, const char *name)
     if (unlinkat(dir->fd, name, 0) != 0)
         return km__os_linux_fail(errno);
     return KM_OK;
+}
+
+/* What the name itself stands for, a symbolic link not followed. */
+static km_status os_linux_stat_name(int dir_fd, const char *name, struct stat *out_status)
+{
+    if (fstatat(dir_fd, name, out_status, AT_SYMLINK_NOFOLLOW) != 0)
+        return km__os_linux_fail(errno);
+    return KM_OK;
+}
+
+/* A link to a folder is EPERM, like a link that is not allowed, and one to a symbolic link is made:
+ * hence the look before. Who exchanges the file in between gets a name that no open accepts. */
+static km_status os_linux_check_linkable(int dir_fd, const char *name)
+{
+    struct stat status;
+    km_status rc = os_linux_stat_name(dir_fd, name, &status);
+
+    if (rc)
+        return rc;
+    if (S_ISDIR(status.st_mode))
+        return km__os_linux_fail(EISDIR);
+    if (S_ISLNK(status.st_mode))
+        return km__os_linux_fail(ELOOP);
+    return S_ISREG(status.st_mode) ? KM_OK : km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+}
+
+km_status km__os_linux_link(struct os_dir *from_dir, const char *from, struct os_dir *to_dir,
+                            const char *to)
+{
+    km_status rc;
+
+    if (!km__os_linux_name_is_valid(from) || !km__os_linux_name_is_valid(to)) {
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    }
+    rc = os_linux_check_linkable(from_dir->fd, from);
+    if (rc)
+        return rc;
+    if (linkat(from_dir->fd, from, to_dir->fd, to, 0) == 0)
+        return KM_OK;
+    switch (errno) {
+    case EXDEV:
+    case EPERM: /* no links here, or none to a file of somebody else */
+    case EMLINK:
+    case EOPNOTSUPP:
+    case ENOSYS: return km__os_linux_fail_as(KM_E_UNSUPPORTED, errno);
+    default: return km__os_linux_fail(errno);
+    }
+}
+
+km_status km__os_linux_remove_subdir(struct os_dir *dir, const char *name)
+{
+    if (!km__os_linux_name_is_valid(name))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    if (unlinkat(dir->fd, name, AT_REMOVEDIR) == 0)
+        return KM_OK;
+    if (errno == EEXIST || errno == ENOTEMPTY) /* by file system */
+        return km__os_linux_fail_as(KM_E_INVALID, ENOTEMPTY);
+    return km__os_linux_fail(errno);
+}
+
+static km_status os_linux_check_folder(const char *path)
+{
+    struct stat status;
+    km_status rc = os_linux_stat_name(AT_FDCWD, path, &status);
+
+    if (rc)
+        return rc;
+    return S_ISDIR(status.st_mode) ? KM_OK : km__os_linux_fail(ENOTDIR);
+}
+
+static km_status os_linux_check_same_folder(int fd_a, int fd_b)
+{
+    struct stat a;
+    struct stat b;
+
+    if (fstat(fd_a, &a) != 0 || fstat(fd_b, &b) != 0)
+        return km__os_linux_fail(errno);
+    if (a.st_dev != b.st_dev || a.st_ino != b.st_ino)
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    return KM_OK;
+}
+
+static km_status os_linux_swap_names(const char *path_a, const char *path_b)
+{
+    if (renameat2(AT_FDCWD, path_a, AT_FDCWD, path_b, RENAME_EXCHANGE) == 0)
+        return KM_OK;
+    switch (errno) {
+    case EINVAL: /* the file system knows no exchange */
+    case ENOSYS:
+    case EOPNOTSUPP:
+    case EXDEV: /* a folder of a lower layer */
+    case EBUSY: return km__os_linux_fail_as(KM_E_UNSUPPORTED, errno); /* a mount point */
+    default: return km__os_linux_fail(errno);
+    }
+}
+
+km_status km__os_linux_exchange(struct os *os, const char *path_a, const char *path_b)
+{
+    int parent_a = -1;
+    int parent_b = -1;
+    km_status rc;
+
+    (void)os;
+    rc = os_linux_open_parent(path_a, &parent_a);
+    if (rc) goto out;
+    rc = os_linux_open_parent(path_b, &parent_b);
+    if (rc) goto out;
+    rc = os_linux_check_same_folder(parent_a, parent_b); /* one sync is for both names */
+    if (rc) goto out;
+    rc = os_linux_check_folder(path_a);
+    if (rc) goto out;
+    rc = os_linux_check_folder(path_b);
+    if (rc) goto out;
+    rc = os_linux_swap_names(path_a, path_b);
+    if (rc) goto out;
+    rc = os_linux_sync_dir_fd(parent_a);
+out:
+    if (parent_a >= 0)
+        close(parent_a);
+    if (parent_b >= 0)
+        close(parent_b);
+    return rc;
 }

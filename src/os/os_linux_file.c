@@ -6,8 +6,8 @@
  *     nobody, whatever stands at the name.
  * I2. The bytes of a write are all in the page cache when it returns KM_OK; no call is tried again
  *     after an error but EINTR.
- * I3. A lock is given up by the process that took it: by its close, or by its end. A forked child
- *     that closes its copy of the handle leaves the parent's lock alone.
+ * I3. A lock is given up by the process that took it: by an unlock, its close, or its end. A child
+ *     that unlocks or closes its copy of the handle leaves the parent's lock alone.
  */
 #include "os/os_linux_internal.h"
 
@@ -76,53 +76,96 @@ km_status km__os_linux_open_file(struct os_dir *dir, const char *name, enum os_o
     return KM_OK;
 }
 
-static int os_linux_set_ofd_lock(int fd, short type)
+/* Size 0: to the end of all offsets. */
+static int os_linux_set_ofd_lock(int fd, short type, uint64_t start, uint64_t size)
 {
-    struct flock range = {.l_type = type, .l_whence = SEEK_SET}; /* start 0, length 0: all */
+    struct flock range = {
+        .l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)size};
 
     return fcntl(fd, F_OFD_SETLK, &range);
 }
 
-static void os_linux_unlock(struct os_file *file)
+static short os_linux_lock_type(enum os_lock kind)
 {
-    if (file->flock_used) {
-        flock(file->fd, LOCK_UN);
-    } else {
-        os_linux_set_ofd_lock(file->fd, F_UNLCK);
-    }
+    return kind == OS_LOCK_EXCLUSIVE ? F_WRLCK : F_RDLCK;
 }
 
 void km__os_linux_close_file(struct os_file *file)
 {
     if (!file)
         return;
-    /* A child has our open file description too, and with it the lock, until it ends or execs:
-     * our close alone would not free it (I3). */
-    if (file->is_locked && file->lock_pid == (uint32_t)getpid())
-        os_linux_unlock(file);
+    /* A child has our open file description too, and with it the locks, until it ends or execs: our
+     * close alone would not free them (I3). Of which sort they are does not matter: giving up what
+     * one has not is no error. Relaxed: whoever locked did so before the handle came here. */
+    if (atomic_load_explicit(&file->lock_pid, memory_order_relaxed) == (uint32_t)getpid()) {
+        (void)os_linux_set_ofd_lock(file->fd, F_UNLCK, 0, 0);
+        (void)flock(file->fd, LOCK_UN);
+    }
     close(file->fd); /* nothing to learn: what had to be on disk was synced */
     km__release(&file->os->allocator, file, sizeof(*file));
 }
 
-km_status km__os_linux_lock(struct os_file *file, enum os_lock kind)
+/* What an attempt to lock came to; errno is of it. */
+static km_status os_linux_finish_lock(struct os_file *file, int failed)
 {
-    int is_exclusive = kind == OS_LOCK_EXCLUSIVE;
-    int flock_used = 0;
-    int failed = os_linux_set_ofd_lock(file->fd, is_exclusive ? F_WRLCK : F_RDLCK) != 0;
-
-    if (failed && errno == EINVAL) { /* a kernel or file system without OFD locks */
-        flock_used = 1;
-        failed = flock(file->fd, (is_exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0;
-    }
     if (failed && (errno == EAGAIN || errno == EACCES)) {
         return km__os_linux_fail_as(KM_E_LOCKED, errno);
     }
     if (failed)
         return km__os_linux_fail(errno);
-    file->is_locked = 1;
-    file->flock_used = flock_used;
-    file->lock_pid = (uint32_t)getpid();
+    /* relaxed: all threads of the process store the same number */
+    atomic_store_explicit(&file->lock_pid, (uint32_t)getpid(), memory_order_relaxed);
     return KM_OK;
+}
+
+km_status km__os_linux_lock(struct os_file *file, enum os_lock kind)
+{
+    int failed = os_linux_set_ofd_lock(file->fd, os_linux_lock_type(kind), 0, OS_LOCK_SIZE) != 0;
+
+    if (failed && errno == EINVAL) { /* a kernel or file system without OFD locks */
+        failed = flock(file->fd, (kind == OS_LOCK_EXCLUSIVE ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0;
+    }
+    return os_linux_finish_lock(file, failed);
+}
+
+static int os_linux_is_lock_offset(uint64_t start)
+{
+    return start >= OS_LOCK_SIZE && start < INT64_MAX;
+}
+
+km_status km__os_linux_lock_range(struct os_file *file, uint64_t start, enum os_lock kind)
+{
+    int failed;
+
+    if (!os_linux_is_lock_offset(start))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    failed = os_linux_set_ofd_lock(file->fd, os_linux_lock_type(kind), start, 1) != 0;
+    if (failed && errno == EINVAL) /* flock() has no ranges to fall back on */
+        return km__os_linux_fail_as(KM_E_UNSUPPORTED, errno);
+    return os_linux_finish_lock(file, failed);
+}
+
+km_status km__os_linux_unlock_range(struct os_file *file, uint64_t start)
+{
+    if (!os_linux_is_lock_offset(start))
+        return km__os_linux_fail_as(KM_E_INVALID, EINVAL);
+    /* relaxed: a thread sees its own lock, or was handed it */
+    if (atomic_load_explicit(&file->lock_pid, memory_order_relaxed) != (uint32_t)getpid())
+        return KM_OK; /* nothing of ours, and what is the parent's stays (I3) */
+    if (os_linux_set_ofd_lock(file->fd, F_UNLCK, start, 1) != 0 && errno != EINVAL)
+        return km__os_linux_fail(errno);
+    return KM_OK;
+}
+
+int km__os_linux_is_range_locked(struct os_file *file, uint64_t start, uint64_t size)
+{
+    struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    if (size == 0 || start > INT64_MAX)
+        return 0;
+    range.l_start = (off_t)start;
+    range.l_len = size > INT64_MAX - start ? 0 : (off_t)size; /* 0: to the end of all offsets */
+    return fcntl(file->fd, F_OFD_GETLK, &range) == 0 && range.l_type != F_UNLCK;
 }
 
 km_status km__os_linux_file_size(struct os_file *file, uint64_t *out_size)

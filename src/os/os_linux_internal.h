@@ -5,6 +5,8 @@
 #ifndef KM_OS_OS_LINUX_INTERNAL_H
 #define KM_OS_OS_LINUX_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "base/compiler.h"
 #include "os/os.h"
 
@@ -18,9 +20,7 @@ struct os_dir {
 struct os_file {
     struct os *os;
     int fd;
-    int is_locked; /* by lock(); flock_used tells how */
-    int flock_used;
-    uint32_t lock_pid; /* the process that locked: a forked child must not unlock */
+    _Atomic uint32_t lock_pid; /* the process that locked, or 0: a forked child must not unlock */
 };
 
 /* Keep `os_error` for last_error() and return `status`. */
@@ -48,6 +48,10 @@ KM_INTERNAL km_status km__os_linux_list(struct os_dir *dir,
                                         void *context);
 KM_INTERNAL km_status km__os_linux_rename(struct os_dir *dir, const char *from, const char *to);
 KM_INTERNAL km_status km__os_linux_unlink(struct os_dir *dir, const char *name);
+KM_INTERNAL km_status km__os_linux_link(struct os_dir *from_dir, const char *from,
+                                        struct os_dir *to_dir, const char *to);
+KM_INTERNAL km_status km__os_linux_remove_subdir(struct os_dir *dir, const char *name);
+KM_INTERNAL km_status km__os_linux_exchange(struct os *os, const char *path_a, const char *path_b);
 
 /* os_linux_file.c: */
 KM_INTERNAL km_status km__os_linux_open_file(struct os_dir *dir, const char *name,
@@ -61,6 +65,10 @@ KM_INTERNAL km_status km__os_linux_write_at(struct os_file *file, uint64_t offse
 KM_INTERNAL km_status km__os_linux_allocate(struct os_file *file, uint64_t size);
 KM_INTERNAL km_status km__os_linux_sync(struct os_file *file);
 KM_INTERNAL km_status km__os_linux_lock(struct os_file *file, enum os_lock kind);
+KM_INTERNAL km_status km__os_linux_lock_range(struct os_file *file, uint64_t start,
+                                              enum os_lock kind);
+KM_INTERNAL km_status km__os_linux_unlock_range(struct os_file *file, uint64_t start);
+KM_INTERNAL int km__os_linux_is_range_locked(struct os_file *file, uint64_t start, uint64_t size);
 
 /* os_linux_memory.c: */
 KM_INTERNAL void km__os_linux_read_ahead(struct os_file *file, uint64_t size);
@@ -69,6 +77,8 @@ KM_INTERNAL km_status km__os_linux_map_read(struct os_file *file, uint64_t size,
 KM_INTERNAL km_status km__os_linux_map_shared(struct os_file *file, uint64_t size,
                                               uint8_t **out_bytes);
 KM_INTERNAL void km__os_linux_unmap(struct os *os, const uint8_t *bytes, uint64_t size);
+KM_INTERNAL km_status km__os_linux_make_resident(struct os *os, const uint8_t *bytes, uint64_t size,
+                                                 int must_stay);
 KM_INTERNAL km_status km__os_linux_fork_word(struct os *os, uint64_t **out_word);
 KM_INTERNAL void km__os_linux_release_fork_word(struct os *os, uint64_t *word);
 KM_INTERNAL void *km__os_linux_allocate_memory(void *context, size_t size);

@@ -14,12 +14,14 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define READ_AHEAD_PIECE (1 << 20)
 
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14; headers may be older */
+#define MADV_POPULATE_READ 22 /* Linux 5.14; headers may be older */
+#define MADV_POPULATE_WRITE 23
 #endif
 
 static size_t os_linux_whole_pages(size_t size)
@@ -162,6 +164,44 @@ void km__os_linux_unmap(struct os *os, const uint8_t *bytes, uint64_t size)
     (void)os;
     if (bytes)
         munmap((void *)(uintptr_t)bytes, (size_t)size);
+}
+
+static km_status os_linux_fail_pin(int os_error)
+{
+    struct rlimit limit = {.rlim_cur = RLIM_INFINITY};
+
+    if (os_error == EPERM) /* a limit of nothing at all */
+        return km__os_linux_fail_as(KM_E_LIMIT, os_error);
+    (void)getrlimit(RLIMIT_MEMLOCK, &limit); /* a failure leaves it without limit */
+    if (os_error == ENOMEM && limit.rlim_cur != RLIM_INFINITY)
+        return km__os_linux_fail_as(KM_E_LIMIT, os_error);
+    return km__os_linux_fail_as(KM_E_NO_MEMORY, os_error);
+}
+
+km_status km__os_linux_make_resident(struct os *os, const uint8_t *bytes, uint64_t size,
+                                     int must_stay)
+{
+    uint8_t *start = (uint8_t *)(uintptr_t)bytes;
+
+    (void)os;
+    if (size == 0)
+        return KM_OK;
+    /* First ask for all of it: the mapping is advised for random access, so that each fault by
+     * itself would read one page and wait. In pieces, as in read_ahead(). */
+    for (uint64_t at = 0; at < size; at += READ_AHEAD_PIECE) {
+        uint64_t left = size - at;
+        size_t piece = left < READ_AHEAD_PIECE ? (size_t)left : READ_AHEAD_PIECE;
+        (void)!madvise(start + at, piece, MADV_WILLNEED);
+    }
+    /* Then wait for it, and fill the page tables. An old kernel, or a page that cannot be read,
+     * ends this early: who needs the bytes will learn of it. */
+    (void)!madvise(start, (size_t)size, MADV_POPULATE_READ);
+    if (must_stay && mlock(start, (size_t)size) != 0) {
+        int os_error = errno;
+        (void)munlock(start, (size_t)size); /* a part may be pinned */
+        return os_linux_fail_pin(os_error);
+    }
+    return KM_OK;
 }
 
 km_status km__os_linux_fork_word(struct os *os, uint64_t **out_word)

@@ -13,20 +13,28 @@
  *   - A power cut decides for each 512-byte sector anew: the durable bytes, or any version that was
  *     written since the last sync; the size likewise (what was never written reads as zeros). It
  * decides for each name: what it was bound to durably, or anything it was bound to since. So a
- * rename may leave both names or none, and a file whose name is not found is gone. In a mapping
- * made by map_shared(), a sector may be as now, as at any of the last 4 laps, or as it was before
- * (mixed laps); a lap is taken by each sync of anything and by km__sim_ring_lap(). What is found
- * after the cut is durable. Boot id and process number are new, the monotonic clock starts anew.
+ * rename may leave both names or none, and a file of which no name is found is gone. A link is one
+ * more name of the same file: each name is decided for itself, the bytes are the same under all of
+ * them. An exchange and its sync are one moment: both names are swapped, for good, or none. In a
+ * mapping made by map_shared(), a sector may be as now, as at any of the last 4 laps, or as it was
+ * before (mixed laps); a lap is taken by each sync of anything and by km__sim_ring_lap(). What is
+ * found after the cut is durable. Boot id and process number are new, the monotonic clock starts
+ * anew.
  *   - A sync that fails by injection has lost its pages, as on Linux: what it should have written
  *     became durable sector by sector at random, and no later sync makes up for it, although the
  * cache still shows it. The same holds for the names of a sync_dir() that fails.
  *
- * Steps. Each call that changes the disk (create_dir, create_subdir, sync_dir, rename, unlink,
- * open_file to create, write_at, allocate, sync, map_shared) is a step. A hook runs before and
- * after each, and may clone the machine as a kill or a power cut at that moment would leave it. A
- * clone is independent of its origin, shares blocks with it (copy on write), inherits no hook,
- * fault or cut, and is destroyed by km__sim_destroy(). This is the preferred way: run the workload
- * once, and at every step clone, recover, check. Or cut the run itself with km__sim_set_cut().
+ * Locks are of handles: two handles of one file are to each other as those of two processes.
+ * make_resident() does nothing, but fails when told to. A link into another machine's folder is one
+ * across file systems.
+ *
+ * Steps. Each call that changes the disk (create_dir, create_subdir, remove_subdir, sync_dir,
+ * rename, exchange, unlink, link, open_file to create, write_at, allocate, sync, map_shared) is a
+ * step. A hook runs before and after each, and may clone the machine as a kill or a power cut at
+ * that moment would leave it. A clone is independent of its origin, shares blocks with it (copy on
+ * write), inherits no hook, fault or cut, and is destroyed by km__sim_destroy(). The preferred way:
+ * run the workload once, and at every step clone, recover, check. Or cut the run itself with
+ * km__sim_set_cut().
  *
  * All functions take the struct os that km__sim_create() or a clone returned. Calls of the table
  * and the controls may be made by any thread: one recursive mutex guards all. The hook runs under
@@ -52,6 +60,9 @@ enum sim_op {
     SIM_LIST,
     SIM_RENAME,
     SIM_UNLINK,
+    SIM_LINK,
+    SIM_RMDIR,
+    SIM_EXCHANGE,
     SIM_OPEN_FILE,   /* OS_OPEN_READ and OS_OPEN_WRITE */
     SIM_CREATE_FILE, /* OS_CREATE_NEW */
     SIM_FILE_SIZE,
@@ -61,7 +72,9 @@ enum sim_op {
     SIM_SYNC,
     SIM_MAP_READ,
     SIM_MAP_SHARED,
+    SIM_RESIDENT,
     SIM_LOCK,
+    SIM_LOCK_RANGE, /* lock_range and unlock_range */
     SIM_RANDOM,
     SIM_FORK_WORD,
     SIM_NOTIFY_FD,
@@ -153,6 +166,7 @@ int km__sim_flip_bit(struct os *sim, const char *path, uint64_t bit_index);
 void km__sim_list_paths(struct os *sim,
                         void (*visit)(void *context, const char *path, uint64_t size),
                         void *context);
-uint64_t km__sim_total_bytes(struct os *sim); /* sizes of all files, unlinked but open ones too */
+/* Sizes of all files, unlinked but open ones too; each once, however many names it has. */
+uint64_t km__sim_total_bytes(struct os *sim);
 
 #endif

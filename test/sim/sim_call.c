@@ -36,6 +36,9 @@ static int is_step_op(enum sim_op op)
     case SIM_SYNC_DIR:
     case SIM_RENAME:
     case SIM_UNLINK:
+    case SIM_LINK:
+    case SIM_RMDIR:
+    case SIM_EXCHANGE:
     case SIM_CREATE_FILE:
     case SIM_WRITE:
     case SIM_ALLOCATE:

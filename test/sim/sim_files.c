@@ -19,7 +19,7 @@ static int name_is_valid(const char *name)
     return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-static km_status check_name(struct sim_call *call, const char *name)
+km_status km__sim_check_name(struct sim_call *call, const char *name)
 {
     if (!name_is_valid(name))
         return km__sim_fail(call, KM_E_INVALID, EINVAL);
@@ -28,7 +28,7 @@ static km_status check_name(struct sim_call *call, const char *name)
     return KM_OK;
 }
 
-static km_status fail_lookup(struct sim_call *call, int os_error)
+km_status km__sim_fail_lookup(struct sim_call *call, int os_error)
 {
     return km__sim_fail(call, os_error == ENOENT ? KM_NOT_FOUND : KM_E_INVALID, os_error);
 }
@@ -200,6 +200,7 @@ void km__sim_close_file(struct os_file *file)
     if (!*link)
         km__sim_abort("close of a file that is not open");
     *link = file->next;
+    free(file->byte_locks); /* its locks end with it */
     file->node->user_count--;
     km__sim_node_release(file->node);
     km__release(&sim->os.allocator, file, sizeof(*file));
@@ -214,7 +215,7 @@ static km_status apply_open_dir(struct sim *sim, struct sim_call *call)
 
     call->found = km__sim_resolve(sim, call->name, &os_error);
     if (!call->found)
-        return fail_lookup(call, os_error);
+        return km__sim_fail_lookup(call, os_error);
     if (!call->found->is_dir)
         return km__sim_fail(call, KM_E_INVALID, ENOTDIR);
     return KM_OK;
@@ -229,14 +230,14 @@ km_status km__sim_open_dir(struct os *os, const char *path, struct os_dir **out_
 
 static km_status apply_open_subdir(struct sim *sim, struct sim_call *call)
 {
-    km_status rc = check_name(call, call->name);
+    km_status rc = km__sim_check_name(call, call->name);
 
     (void)sim;
     if (rc)
         return rc;
     call->found = km__sim_names_find(&call->node->names, call->name);
     if (!call->found)
-        return fail_lookup(call, ENOENT);
+        return km__sim_fail_lookup(call, ENOENT);
     if (!call->found->is_dir)
         return km__sim_fail(call, KM_E_INVALID, ENOTDIR);
     return KM_OK;
@@ -256,7 +257,7 @@ static km_status bind_new(struct sim *sim, struct sim_call *call, struct sim_nod
     if (km__sim_names_find(&dir->names, name))
         return km__sim_fail(call, KM_EXISTS, EEXIST);
     if (dir->link_count == 0)
-        return fail_lookup(call, ENOENT); /* the folder itself was removed */
+        return km__sim_fail_lookup(call, ENOENT); /* the folder itself was removed */
     call->found = km__sim_node_create(sim, is_dir);
     km__sim_bind(dir, name, call->found, ++sim->stamp);
     return KM_OK;
@@ -269,9 +270,9 @@ static km_status apply_create_dir(struct sim *sim, struct sim_call *call)
     struct sim_node *parent = km__sim_resolve_parent(sim, call->name, name, &os_error);
 
     if (!parent)
-        return fail_lookup(call, os_error);
+        return km__sim_fail_lookup(call, os_error);
     if (call->name[0] == '\0')
-        return fail_lookup(call, ENOENT);
+        return km__sim_fail_lookup(call, ENOENT);
     if (!name_is_valid(name))
         return km__sim_fail(call, KM_EXISTS, EEXIST); /* "/", "a/." */
     call->node = parent;
@@ -280,7 +281,7 @@ static km_status apply_create_dir(struct sim *sim, struct sim_call *call)
 
 static km_status apply_create_subdir(struct sim *sim, struct sim_call *call)
 {
-    km_status rc = check_name(call, call->name);
+    km_status rc = km__sim_check_name(call, call->name);
 
     if (rc)
         return rc;
@@ -408,16 +409,16 @@ static km_status apply_rename(struct sim *sim, struct sim_call *call)
     struct sim_node *to;
     km_status rc;
 
-    rc = check_name(call, call->name);
+    rc = km__sim_check_name(call, call->name);
     if (rc)
         return rc;
-    rc = check_name(call, call->to);
+    rc = km__sim_check_name(call, call->to);
     if (rc)
         return rc;
     from = km__sim_names_find(&call->node->names, call->name);
     to = km__sim_names_find(&call->node->names, call->to);
     if (!from)
-        return fail_lookup(call, ENOENT);
+        return km__sim_fail_lookup(call, ENOENT);
     if (from == to)
         return KM_OK;
     rc = check_rename_target(call, from, to);
@@ -440,13 +441,13 @@ km_status km__sim_rename(struct os_dir *dir, const char *from, const char *to)
 static km_status apply_unlink(struct sim *sim, struct sim_call *call)
 {
     struct sim_node *node;
-    km_status rc = check_name(call, call->name);
+    km_status rc = km__sim_check_name(call, call->name);
 
     if (rc)
         return rc;
     node = km__sim_names_find(&call->node->names, call->name);
     if (!node)
-        return fail_lookup(call, ENOENT);
+        return km__sim_fail_lookup(call, ENOENT);
     if (node->is_dir)
         return km__sim_fail(call, KM_E_INVALID, EISDIR);
     km__sim_bind(call->node, call->name, NULL, ++sim->stamp);
@@ -465,7 +466,7 @@ km_status km__sim_unlink(struct os_dir *dir, const char *name)
 
 static km_status apply_open_file(struct sim *sim, struct sim_call *call)
 {
-    km_status rc = check_name(call, call->name);
+    km_status rc = km__sim_check_name(call, call->name);
 
     if (rc)
         return rc;
@@ -473,7 +474,7 @@ static km_status apply_open_file(struct sim *sim, struct sim_call *call)
         return bind_new(sim, call, call->node, call->name, 0);
     call->found = km__sim_names_find(&call->node->names, call->name);
     if (!call->found)
-        return fail_lookup(call, ENOENT);
+        return km__sim_fail_lookup(call, ENOENT);
     if (call->found->is_dir)
         return km__sim_fail(call, KM_E_INVALID, EISDIR);
     return KM_OK;
@@ -615,33 +616,6 @@ km_status km__sim_allocate(struct os_file *file, uint64_t size)
                             .node = file->node,
                             .file = file,
                             .size = size};
-
-    return km__sim_call(file->sim, &call, NULL);
-}
-
-/* ---- locks ---- */
-
-static km_status apply_lock(struct sim *sim, struct sim_call *call)
-{
-    int wanted = call->mode == OS_LOCK_EXCLUSIVE ? 2 : 1;
-    const struct os_file *other;
-
-    if (wanted == 2 && !call->file->is_writable)
-        return km__sim_fail(call, KM_E_IO, EBADF);
-    for (other = sim->files; other; other = other->next) {
-        if (other == call->file || other->node != call->node || other->lock == 0)
-            continue;
-        if (wanted == 2 || other->lock == 2)
-            return km__sim_fail(call, KM_E_LOCKED, EAGAIN);
-    }
-    call->file->lock = wanted;
-    return KM_OK;
-}
-
-km_status km__sim_lock_file(struct os_file *file, enum os_lock kind)
-{
-    struct sim_call call = {
-        .op = SIM_LOCK, .apply = apply_lock, .node = file->node, .file = file, .mode = (int)kind};
 
     return km__sim_call(file->sim, &call, NULL);
 }

@@ -6,6 +6,8 @@
  *   sim_node.c     files and folders with their two states and what happened since the last sync
  *   sim_call.c     how every call runs: clock, hooks, faults, cuts
  *   sim_files.c    the operations of the table on folders and files
+ *   sim_names.c    those that give one more name, or take or swap names of folders
+ *   sim_locks.c    locks
  *   sim_maps.c     mappings and laps
  *   sim_power.c    clones: what a kill or a power cut leaves
  *   sim_memory.c   the allocator
@@ -155,7 +157,13 @@ struct os_file {
     struct sim_node *node;
     struct os_file *next;
     int is_writable;
-    int lock; /* 0 none, 1 shared, 2 exclusive */
+    int lock; /* of all before OS_LOCK_SIZE: 0 none, 1 shared, 2 exclusive */
+    struct sim_byte_lock *byte_locks;
+    size_t byte_lock_count;
+};
+struct sim_byte_lock {
+    uint64_t start;
+    int lock; /* 1 shared, 2 exclusive */
 };
 struct sim_mapping {
     struct sim_mapping *next;
@@ -256,6 +264,7 @@ struct sim_call {
     /* Do it, locked; or fail having done nothing, by km__sim_fail(). Makes no handles. */
     km_status (*apply)(struct sim *sim, struct sim_call *call);
     struct sim_node *node; /* the file, or the folder of `name` */
+    struct sim_node *to_node;
     const char *name;
     const char *to;
     struct os_file *file;
@@ -274,6 +283,8 @@ km_status km__sim_call(struct sim *sim, struct sim_call *call,
 km_status km__sim_fail(struct sim_call *call, km_status status, int os_error);
 int km__sim_last_error(struct os *os);
 void km__sim_set_last_error(int os_error);
+km_status km__sim_fail_lookup(struct sim_call *call, int os_error);    /* ENOENT, ENOTDIR, ... */
+km_status km__sim_check_name(struct sim_call *call, const char *name); /* a single component */
 
 /* ---- the operations that fill km__sim_ops (as os.h describes them) */
 km_status km__sim_open_dir(struct os *os, const char *path, struct os_dir **out_dir);
@@ -286,6 +297,10 @@ km_status km__sim_list(struct os_dir *dir, km_status (*visit)(void *context, con
                        void *context);
 km_status km__sim_rename(struct os_dir *dir, const char *from, const char *to);
 km_status km__sim_unlink(struct os_dir *dir, const char *name);
+km_status km__sim_link(struct os_dir *from_dir, const char *from, struct os_dir *to_dir,
+                       const char *to);
+km_status km__sim_remove_subdir(struct os_dir *dir, const char *name);
+km_status km__sim_exchange(struct os *os, const char *path_a, const char *path_b);
 km_status km__sim_open_file(struct os_dir *dir, const char *name, enum os_open_mode mode,
                             struct os_file **out_file);
 void km__sim_close_file(struct os_file *file);
@@ -298,6 +313,10 @@ void km__sim_read_ahead(struct os_file *file, uint64_t size);
 km_status km__sim_map_read(struct os_file *file, uint64_t size, const uint8_t **out_bytes);
 km_status km__sim_map_shared(struct os_file *file, uint64_t size, uint8_t **out_bytes);
 void km__sim_unmap(struct os *os, const uint8_t *bytes, uint64_t size);
+km_status km__sim_make_resident(struct os *os, const uint8_t *bytes, uint64_t size, int must_stay);
 km_status km__sim_lock_file(struct os_file *file, enum os_lock kind);
+km_status km__sim_lock_range(struct os_file *file, uint64_t start, enum os_lock kind);
+km_status km__sim_unlock_range(struct os_file *file, uint64_t start);
+int km__sim_is_range_locked(struct os_file *file, uint64_t start, uint64_t size);
 
 #endif

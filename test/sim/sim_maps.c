@@ -226,6 +226,23 @@ void km__sim_read_ahead(struct os_file *file, uint64_t size)
     (void)size;
 }
 
+static km_status apply_make_resident(struct sim *sim, struct sim_call *call)
+{
+    (void)sim; /* all is in memory here */
+    (void)call;
+    return KM_OK;
+}
+
+km_status km__sim_make_resident(struct os *os, const uint8_t *bytes, uint64_t size, int must_stay)
+{
+    struct sim_call call = {.op = SIM_RESIDENT, .apply = apply_make_resident};
+
+    (void)bytes;
+    (void)size;
+    (void)must_stay;
+    return km__sim_call(km__sim_of(os), &call, NULL);
+}
+
 static km_status apply_map_shared(struct sim *sim, struct sim_call *call)
 {
     struct sim_mapping *mapping = live_shared_mapping(call->node);

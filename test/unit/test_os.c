@@ -3,99 +3,14 @@
  * test_os.c -- the contract of os.h, held against the real machine and the simulated one alike, and
  * what is Linux's own: links, FIFOs, forks, limits.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
+#include "unit/os_util.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "os/os.h"
-#include "sim/sim.h"
 
 #define HUGE_SIZE ((size_t)2 << 20)
-
-struct fixture {
-    struct os *os;
-    const struct os_ops *ops;
-    struct os_dir *dir;
-    char path[128]; /* of dir */
-};
-
-static int use_sim; /* which machine the group runs on */
-
-static int setup(void **state)
-{
-    struct fixture *f = calloc(1, sizeof(*f));
-
-    assert_non_null(f);
-    if (use_sim) {
-        f->os = km__sim_create(1);
-        strcpy(f->path, "base");
-        assert_int_equal(f->os->ops->create_dir(f->os, f->path), KM_OK);
-    } else {
-        f->os = km__os_linux();
-        strcpy(f->path, "/tmp/keepmap-test-os-XXXXXX");
-        assert_non_null(mkdtemp(f->path));
-    }
-    f->ops = f->os->ops;
-    assert_int_equal(f->ops->open_dir(f->os, f->path, &f->dir), KM_OK);
-    *state = f;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct fixture *f = *state;
-    char command[256];
-
-    f->ops->close_dir(f->dir);
-    if (use_sim) {
-        assert_int_equal(km__sim_open_count(f->os), 0);
-        assert_int_equal(km__sim_allocated_bytes(f->os), 0);
-        km__sim_destroy(f->os);
-    } else {
-        snprintf(command, sizeof(command), "rm -rf '%s'", f->path);
-        assert_int_equal(system(command), 0);
-    }
-    free(f);
-    return 0;
-}
-
-static struct os_file *create(struct fixture *f, const char *name, const void *bytes, size_t size)
-{
-    struct os_file *file = NULL;
-
-    assert_int_equal(f->ops->open_file(f->dir, name, OS_CREATE_NEW, &file), KM_OK);
-    assert_int_equal(f->ops->write_at(file, 0, bytes, size), KM_OK);
-    return file;
-}
-
-static struct os_file *open_existing(struct fixture *f, const char *name, enum os_open_mode mode)
-{
-    struct os_file *file = NULL;
-
-    assert_int_equal(f->ops->open_file(f->dir, name, mode, &file), KM_OK);
-    return file;
-}
-
-/* The call failed with this status and left this errno. */
-#define ASSERT_FAILS(f, call, status, os_error)                                                    \
-    do {                                                                                           \
-        assert_int_equal(call, status);                                                            \
-        assert_int_equal((f)->ops->last_error((f)->os), os_error);                                 \
-    } while (0)
 
 /* ---- files ---- */
 
@@ -204,6 +119,9 @@ static void names_are_single_components(void **state)
         ASSERT_FAILS(f, f->ops->unlink(f->dir, bad[i]), KM_E_INVALID, EINVAL);
         ASSERT_FAILS(f, f->ops->rename(f->dir, bad[i], "x"), KM_E_INVALID, EINVAL);
         ASSERT_FAILS(f, f->ops->rename(f->dir, "x", bad[i]), KM_E_INVALID, EINVAL);
+        ASSERT_FAILS(f, f->ops->link(f->dir, bad[i], f->dir, "x"), KM_E_INVALID, EINVAL);
+        ASSERT_FAILS(f, f->ops->link(f->dir, "x", f->dir, bad[i]), KM_E_INVALID, EINVAL);
+        ASSERT_FAILS(f, f->ops->remove_subdir(f->dir, bad[i]), KM_E_INVALID, EINVAL);
     }
     memset(long_name, 'n', sizeof(long_name) - 1);
     long_name[sizeof(long_name) - 1] = '\0';
@@ -480,29 +398,6 @@ static void what_the_file_does_not_hold_cannot_be_mapped(void **state)
     f->ops->unmap(f->os, NULL, 5);
 }
 
-/* ---- locks ---- */
-
-static void locks_exclude_other_handles_of_the_same_process(void **state)
-{
-    struct fixture *f = *state;
-    struct os_file *a = create(f, "LOCK", "x", 1);
-    struct os_file *b = open_existing(f, "LOCK", OS_OPEN_WRITE);
-    struct os_file *c = open_existing(f, "LOCK", OS_OPEN_READ);
-
-    assert_int_equal(f->ops->lock(a, OS_LOCK_EXCLUSIVE), KM_OK);
-    assert_int_equal(f->ops->lock(a, OS_LOCK_EXCLUSIVE), KM_OK); /* our own is not against us */
-    assert_int_equal(f->ops->lock(b, OS_LOCK_EXCLUSIVE), KM_E_LOCKED);
-    assert_int_not_equal(f->ops->last_error(f->os), 0);
-    assert_int_equal(f->ops->lock(c, OS_LOCK_SHARED), KM_E_LOCKED);
-    f->ops->close_file(a);
-    assert_int_equal(f->ops->lock(c, OS_LOCK_SHARED), KM_OK);
-    assert_int_equal(f->ops->lock(b, OS_LOCK_SHARED), KM_OK);
-    assert_int_equal(f->ops->lock(b, OS_LOCK_EXCLUSIVE), KM_E_LOCKED);
-    f->ops->close_file(c);
-    assert_int_equal(f->ops->lock(b, OS_LOCK_EXCLUSIVE), KM_OK);
-    f->ops->close_file(b);
-}
-
 /* ---- the machine ---- */
 
 static void clocks_go_forward(void **state)
@@ -632,13 +527,6 @@ static void last_error_belongs_to_the_thread(void **state)
 
 /* ---- Linux alone ---- */
 
-/* A path in the fixture's folder, for direct system calls. */
-static const char *path_of(struct fixture *f, const char *name, char buffer[200])
-{
-    snprintf(buffer, 200, "%s/%s", f->path, name);
-    return buffer;
-}
-
 static void planted_links_are_not_followed(void **state)
 {
     struct fixture *f = *state;
@@ -646,15 +534,15 @@ static void planted_links_are_not_followed(void **state)
     struct os_dir *dir = NULL;
     char path[200];
 
-    assert_int_equal(symlink("/etc/passwd", path_of(f, "link", path)), 0);
-    assert_int_equal(symlink("/etc", path_of(f, "folder", path)), 0);
-    assert_int_equal(symlink("dangling", path_of(f, "dangling", path)), 0);
+    assert_int_equal(symlink("/etc/passwd", path_below(f, "link", path)), 0);
+    assert_int_equal(symlink("/etc", path_below(f, "folder", path)), 0);
+    assert_int_equal(symlink("dangling", path_below(f, "dangling", path)), 0);
     ASSERT_FAILS(f, f->ops->open_file(f->dir, "link", OS_OPEN_READ, &file), KM_E_INVALID, ELOOP);
     ASSERT_FAILS(f, f->ops->open_file(f->dir, "link", OS_OPEN_WRITE, &file), KM_E_INVALID, ELOOP);
     ASSERT_FAILS(f, f->ops->open_file(f->dir, "dangling", OS_CREATE_NEW, &file), KM_EXISTS, EEXIST);
     assert_int_equal(f->ops->open_subdir(f->dir, "folder", &dir), KM_E_INVALID);
     /* but the store's own path may be one */
-    assert_int_equal(f->ops->open_dir(f->os, path_of(f, "folder", path), &dir), KM_OK);
+    assert_int_equal(f->ops->open_dir(f->os, path_below(f, "folder", path), &dir), KM_OK);
     f->ops->close_dir(dir);
 }
 
@@ -665,7 +553,7 @@ static void fifos_and_devices_are_refused_at_once(void **state)
     struct os_dir *dev = NULL;
     char path[200];
 
-    assert_int_equal(mkfifo(path_of(f, "fifo", path), 0600), 0);
+    assert_int_equal(mkfifo(path_below(f, "fifo", path), 0600), 0);
     alarm(20); /* a waiting open would hang the test for ever */
     ASSERT_FAILS(f, f->ops->open_file(f->dir, "fifo", OS_OPEN_READ, &file), KM_E_INVALID, EINVAL);
     ASSERT_FAILS(f, f->ops->open_file(f->dir, "fifo", OS_OPEN_WRITE, &file), KM_E_INVALID, EINVAL);
@@ -684,13 +572,13 @@ static void files_and_folders_are_private(void **state)
 
     f->ops->close_file(create(f, "a", "x", 1));
     assert_int_equal(f->ops->create_subdir(f->dir, "b"), KM_OK);
-    assert_int_equal(f->ops->create_dir(f->os, path_of(f, "c", path)), KM_OK);
+    assert_int_equal(f->ops->create_dir(f->os, path_below(f, "c", path)), KM_OK);
     umask(mask);
-    assert_int_equal(stat(path_of(f, "a", path), &status), 0);
+    assert_int_equal(stat(path_below(f, "a", path), &status), 0);
     assert_int_equal(status.st_mode & 07777, 0600);
-    assert_int_equal(stat(path_of(f, "b", path), &status), 0);
+    assert_int_equal(stat(path_below(f, "b", path), &status), 0);
     assert_int_equal(status.st_mode & 07777, 0700);
-    assert_int_equal(stat(path_of(f, "c", path), &status), 0);
+    assert_int_equal(stat(path_below(f, "c", path), &status), 0);
     assert_int_equal(status.st_mode & 07777, 0700);
 }
 
@@ -717,23 +605,9 @@ static void allocate_reserves_blocks(void **state)
     char path[200];
 
     assert_int_equal(f->ops->allocate(file, 1 << 20), KM_OK);
-    assert_int_equal(stat(path_of(f, "a", path), &status), 0);
+    assert_int_equal(stat(path_below(f, "a", path), &status), 0);
     assert_true(status.st_blocks * 512 >= 1 << 20);
     f->ops->close_file(file);
-}
-
-/* Run `body` in a child; true if it returned 1 there. */
-static int child_says_yes(int (*body)(struct fixture *f, void *context), struct fixture *f,
-                          void *context)
-{
-    int status = 0;
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0)
-        _exit(body(f, context) ? 0 : 1);
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 static int word_is_zero(struct fixture *f, void *word)
@@ -776,60 +650,6 @@ static void a_child_finds_the_fork_word_wiped_and_the_memory_gone(void **state)
     km__unmap_pages(&f->os->allocator, small, 8192);
     km__unmap_pages(&f->os->allocator, large, HUGE_SIZE);
     f->ops->close_file(file);
-}
-
-static int close_in_child(struct fixture *f, void *file)
-{
-    f->ops->close_file(file);
-    return 1;
-}
-
-static int cannot_lock(struct fixture *f, void *context)
-{
-    struct os_file *file = NULL;
-
-    (void)context;
-    if (f->ops->open_file(f->dir, "LOCK", OS_OPEN_WRITE, &file))
-        return 0;
-    return f->ops->lock(file, OS_LOCK_EXCLUSIVE) == KM_E_LOCKED;
-}
-
-static void locks_exclude_other_processes_and_survive_a_childs_close(void **state)
-{
-    struct fixture *f = *state;
-    struct os_file *file = create(f, "LOCK", "x", 1);
-
-    assert_int_equal(f->ops->lock(file, OS_LOCK_EXCLUSIVE), KM_OK);
-    assert_true(child_says_yes(cannot_lock, f, NULL));
-    assert_true(child_says_yes(close_in_child, f, file));
-    assert_true(child_says_yes(cannot_lock, f, NULL));
-    f->ops->close_file(file);
-    assert_false(child_says_yes(cannot_lock, f, NULL));
-}
-
-static void close_frees_the_lock_though_a_child_has_the_descriptor(void **state)
-{
-    struct fixture *f = *state;
-    struct os_file *file = create(f, "LOCK", "x", 1);
-    int hold[2];
-    pid_t pid;
-    char byte;
-
-    assert_int_equal(f->ops->lock(file, OS_LOCK_EXCLUSIVE), KM_OK);
-    assert_int_equal(pipe(hold), 0);
-    pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        close(hold[1]);
-        _exit(read(hold[0], &byte, 1) == 0 ? 0 : 1); /* until the parent closes its end */
-    }
-    f->ops->close_file(file);
-    file = open_existing(f, "LOCK", OS_OPEN_WRITE);
-    assert_int_equal(f->ops->lock(file, OS_LOCK_EXCLUSIVE), KM_OK);
-    f->ops->close_file(file);
-    close(hold[1]);
-    close(hold[0]);
-    assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
 static void limits_of_the_process_are_errors_not_signals(void **state)
@@ -886,7 +706,7 @@ static void handles_come_from_the_allocator_table(void **state)
     assert_int_equal(f->ops->open_dir(&poor, f->path, &dir), KM_OK);
     poor.allocator.allocate = no_memory;
     ASSERT_FAILS(f, f->ops->open_file(dir, "a", OS_CREATE_NEW, &file), KM_E_NO_MEMORY, ENOMEM);
-    assert_int_not_equal(stat(path_of(f, "a", path), &status), 0); /* and made no file */
+    assert_int_not_equal(stat(path_below(f, "a", path), &status), 0); /* and made no file */
     f->ops->close_dir(dir);
 }
 
@@ -908,8 +728,6 @@ static void a_mapping_that_is_unmapped_is_gone_whole(void **state)
     f->ops->close_file(file);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 static const struct CMUnitTest contract[] = {
     CASE(bytes_written_are_read_back_at_any_offset),
     CASE(read_past_the_end_is_an_error_without_errno),
@@ -929,7 +747,6 @@ static const struct CMUnitTest contract[] = {
     CASE(large_mappings_begin_at_huge_pages),
     CASE(map_shared_stores_reach_the_file),
     CASE(what_the_file_does_not_hold_cannot_be_mapped),
-    CASE(locks_exclude_other_handles_of_the_same_process),
     CASE(clocks_go_forward),
     CASE(random_bytes_fill_the_whole_buffer),
     CASE(the_machine_names_its_boot_and_its_processes),
@@ -946,8 +763,6 @@ static const struct CMUnitTest linux_alone[] = {
     CASE(relative_paths_are_created),
     CASE(allocate_reserves_blocks),
     CASE(a_child_finds_the_fork_word_wiped_and_the_memory_gone),
-    CASE(locks_exclude_other_processes_and_survive_a_childs_close),
-    CASE(close_frees_the_lock_though_a_child_has_the_descriptor),
     CASE(limits_of_the_process_are_errors_not_signals),
     CASE(handles_come_from_the_allocator_table),
     CASE(a_mapping_that_is_unmapped_is_gone_whole),
@@ -955,12 +770,6 @@ static const struct CMUnitTest linux_alone[] = {
 
 int main(void)
 {
-    int failed = 0;
-
-    failed += cmocka_run_group_tests_name("contract on linux", contract, NULL, NULL);
-    failed += cmocka_run_group_tests_name("linux alone", linux_alone, NULL, NULL);
-    use_sim = 1;
-    failed += cmocka_run_group_tests_name("contract on the simulated machine", contract, NULL,
-                                          NULL);
-    return failed != 0;
+    return run_groups(contract, sizeof(contract) / sizeof(contract[0]), linux_alone,
+                      sizeof(linux_alone) / sizeof(linux_alone[0]));
 }

@@ -267,6 +267,145 @@ static void folders_are_names_of_their_parents(void **state)
     f->ops->close_dir(log);
 }
 
+static void each_name_of_a_link_is_decided_for_itself(void **state)
+{
+    struct fixture *f = *state;
+    struct os_dir *sub = NULL;
+    struct os_file *file = create_durable(f, "a", 2, 'A');
+    int seen[2][2] = {{0}};
+    char letters[64];
+    uint64_t seed;
+
+    assert_int_equal(f->ops->create_subdir(f->dir, "sub"), KM_OK);
+    assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
+    assert_int_equal(f->ops->open_subdir(f->dir, "sub", &sub), KM_OK);
+    assert_int_equal(f->ops->link(f->dir, "a", sub, "b"), KM_OK);
+    assert_int_equal(f->ops->sync_dir(f->dir), KM_OK); /* not the folder of the new name */
+    for (seed = 0; seed < TRY_COUNT; seed++) {
+        after_power(f, seed, SIM_POWER_RANDOM, "s/a", letters);
+        assert_string_equal(letters, "AA"); /* the old name is safe */
+        after_power(f, seed, SIM_POWER_RANDOM, "s/sub/b", letters);
+        assert_true(strcmp(letters, "-") == 0 || strcmp(letters, "AA") == 0);
+        seen[0][letters[0] == 'A']++;
+    }
+    assert_true(seen[0][0] && seen[0][1]);
+    after_power(f, 0, SIM_POWER_LOST, "s/sub/b", letters);
+    assert_string_equal(letters, "-");
+    assert_int_equal(f->ops->unlink(f->dir, "a"), KM_OK);
+    memset(seen, 0, sizeof(seen));
+    for (seed = 0; seed < TRY_COUNT; seed++) {
+        struct os *sim = km__sim_clone_after_power_cut(f->os, base_seed + seed, SIM_POWER_RANDOM);
+        seen[exists(sim, "s/a")][exists(sim, "s/sub/b")]++;
+        km__sim_destroy(sim);
+    }
+    assert_true(seen[0][0] && seen[0][1] && seen[1][0] && seen[1][1]);
+    assert_int_equal(f->ops->sync_dir(sub), KM_OK);
+    assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
+    after_power(f, 0, SIM_POWER_LOST, "s/sub/b", letters);
+    assert_string_equal(letters, "AA");
+    after_power(f, 0, SIM_POWER_LOST, "s/a", letters);
+    assert_string_equal(letters, "-");
+    f->ops->close_file(file);
+    f->ops->close_dir(sub);
+}
+
+static void all_names_of_a_file_have_the_same_bytes_after_a_cut(void **state)
+{
+    struct fixture *f = *state;
+    struct os_file *file = create_durable(f, "a", 8, 'A');
+    uint64_t seed;
+    int mixed = 0;
+
+    assert_int_equal(f->ops->link(f->dir, "a", f->dir, "b"), KM_OK);
+    assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
+    fill(f, file, 0, 8, 'B');
+    for (seed = 0; seed < 50; seed++) {
+        struct os *sim = km__sim_clone_after_power_cut(f->os, base_seed + seed, SIM_POWER_RANDOM);
+        char one[64];
+        char two[64];
+        assert_int_equal(km__sim_total_bytes(sim), 8 * SECTOR); /* one file */
+        assert_int_equal(km__sim_overwrite_path(sim, "s/a", 0, "through a", 9), 0);
+        letters_of(km__sim_clone_after_kill(sim), "s/a", one);
+        letters_of(sim, "s/b", two);
+        assert_string_equal(one, two);
+        assert_int_equal(two[0], '?');
+        mixed += strchr(two, 'A') && strchr(two, 'B');
+    }
+    assert_true(mixed > 0);
+    f->ops->close_file(file);
+}
+
+static void a_removed_folder_needs_a_sync_of_its_parent(void **state)
+{
+    struct fixture *f = *state;
+    struct os_dir *dir = NULL;
+    int seen[2] = {0};
+    uint64_t seed;
+
+    assert_int_equal(f->ops->create_subdir(f->dir, "sub"), KM_OK);
+    assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
+    assert_int_equal(f->ops->remove_subdir(f->dir, "sub"), KM_OK);
+    for (seed = 0; seed < TRY_COUNT; seed++) {
+        struct os *sim = km__sim_clone_after_power_cut(f->os, base_seed + seed, SIM_POWER_RANDOM);
+        seen[f->ops->open_dir(sim, "s/sub", &dir) == KM_OK]++;
+        km__sim_destroy(sim);
+        if (seed == TRY_COUNT / 2) {
+            assert_true(seen[0] && seen[1]);
+            assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
+            seen[1] = 0;
+        }
+    }
+    assert_int_equal(seen[1], 0);
+}
+
+/* 1 if s/one has the file and s/two has not, 2 if it is the other way round. */
+static int side_of(struct os *sim)
+{
+    int one = exists(sim, "s/one/a");
+    int two = exists(sim, "s/two/a");
+
+    km__sim_destroy(sim);
+    assert_int_equal(one + two, 1);
+    return one ? 1 : 2;
+}
+
+static void see_sides(void *context, uint64_t step)
+{
+    struct fixture *f = context;
+    uint64_t seed;
+    int mode;
+
+    for (seed = 0; seed < 20; seed++) {
+        for (mode = 0; mode < SIM_POWER_MODE_COUNT; mode++) {
+            struct os *sim = km__sim_clone_after_power_cut(f->os, base_seed + seed,
+                                                           (enum sim_power)mode);
+            assert_int_equal(side_of(sim), step % 2 == 0 ? 1 : 2);
+        }
+    }
+}
+
+static void an_exchange_is_whole_and_durable_or_not_at_all(void **state)
+{
+    struct fixture *f = *state;
+    struct os_dir *one = NULL;
+    struct os_file *file = NULL;
+
+    assert_int_equal(f->ops->create_dir(f->os, "s/one"), KM_OK);
+    assert_int_equal(f->ops->create_dir(f->os, "s/two"), KM_OK);
+    assert_int_equal(f->ops->open_dir(f->os, "s/one", &one), KM_OK);
+    assert_int_equal(f->ops->open_file(one, "a", OS_CREATE_NEW, &file), KM_OK);
+    assert_int_equal(f->ops->sync_dir(one), KM_OK);
+    f->ops->close_file(file);
+    f->ops->close_dir(one);
+    km__sim_fail_call(f->os, SIM_EXCHANGE, 1, KM_E_UNSUPPORTED, 22);
+    assert_int_equal(f->ops->exchange(f->os, "s/one", "s/two"), KM_E_UNSUPPORTED);
+    assert_int_equal(side_of(km__sim_clone_after_kill(f->os)), 1);
+    km__sim_on_step(f->os, see_sides, f);
+    assert_int_equal(f->ops->exchange(f->os, "s/one", "s/two"), KM_OK);
+    km__sim_on_step(f->os, NULL, NULL);
+    assert_int_equal(side_of(km__sim_clone_after_kill(f->os)), 2);
+}
+
 /* ---- kills ---- */
 
 static void a_kill_keeps_the_cache_and_frees_the_locks(void **state)
@@ -282,10 +421,13 @@ static void a_kill_keeps_the_cache_and_frees_the_locks(void **state)
 
     fill(f, file, 0, 3, 'A');
     assert_int_equal(f->ops->lock(file, OS_LOCK_EXCLUSIVE), KM_OK);
+    assert_int_equal(f->ops->lock_range(file, OS_LOCK_SIZE, OS_LOCK_EXCLUSIVE), KM_OK);
     sim = km__sim_clone_after_kill(f->os);
     assert_int_equal(f->ops->open_dir(sim, "s", &dir), KM_OK);
     assert_int_equal(f->ops->open_file(dir, "a", OS_OPEN_WRITE, &other), KM_OK);
     assert_int_equal(f->ops->lock(other, OS_LOCK_EXCLUSIVE), KM_OK);
+    assert_false(f->ops->is_range_locked(other, 0, UINT64_MAX));
+    assert_int_equal(f->ops->lock_range(other, OS_LOCK_SIZE, OS_LOCK_EXCLUSIVE), KM_OK);
     f->ops->boot_id(f->os, before);
     f->ops->boot_id(sim, after);
     assert_memory_equal(before, after, sizeof(before));
@@ -646,6 +788,10 @@ int main(void)
         CASE(a_name_may_be_durable_before_its_content),
         CASE(each_name_of_a_rename_is_old_or_new),
         CASE(folders_are_names_of_their_parents),
+        CASE(each_name_of_a_link_is_decided_for_itself),
+        CASE(all_names_of_a_file_have_the_same_bytes_after_a_cut),
+        CASE(a_removed_folder_needs_a_sync_of_its_parent),
+        CASE(an_exchange_is_whole_and_durable_or_not_at_all),
         CASE(a_kill_keeps_the_cache_and_frees_the_locks),
         CASE(a_power_cut_changes_boot_and_clock),
         CASE(the_clock_ticks_with_every_call),

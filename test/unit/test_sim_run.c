@@ -59,8 +59,9 @@ static void the_hook_sees_every_step_before_and_after(void **state)
 {
     struct fixture *f = *state;
     static const enum sim_op expected[] = {
-        SIM_CREATE_FILE, SIM_WRITE,  SIM_ALLOCATE,   SIM_SYNC,     SIM_MAP_SHARED,   SIM_SYNC_DIR,
-        SIM_RENAME,      SIM_UNLINK, SIM_CREATE_DIR, SIM_SYNC_DIR, SIM_CREATE_SUBDIR};
+        SIM_CREATE_FILE,   SIM_WRITE,  SIM_ALLOCATE, SIM_SYNC,       SIM_MAP_SHARED,
+        SIM_SYNC_DIR,      SIM_RENAME, SIM_UNLINK,   SIM_CREATE_DIR, SIM_SYNC_DIR,
+        SIM_CREATE_SUBDIR, SIM_LINK,   SIM_RMDIR,    SIM_EXCHANGE};
     struct step_log log = {.f = f, .next_step = 2 * km__sim_step_count(f->os)};
     struct os_file *file;
     uint8_t buffer[4];
@@ -79,9 +80,13 @@ static void the_hook_sees_every_step_before_and_after(void **state)
     f->ops->unmap(f->os, ring, SECTOR);
     assert_int_equal(f->ops->sync_dir(f->dir), KM_OK);
     assert_int_equal(f->ops->rename(f->dir, "a", "b"), KM_OK);
+    assert_int_equal(f->ops->lock_range(file, OS_LOCK_SIZE, OS_LOCK_SHARED), KM_OK); /* neither */
     assert_int_equal(f->ops->unlink(f->dir, "b"), KM_OK);
     assert_int_equal(f->ops->create_dir(f->os, "t"), KM_OK);
     assert_int_equal(f->ops->create_subdir(f->dir, "u"), KM_OK);
+    assert_int_equal(f->ops->link(f->dir, "none", f->dir, "x"), KM_NOT_FOUND);
+    assert_int_equal(f->ops->remove_subdir(f->dir, "u"), KM_OK);
+    assert_int_equal(f->ops->exchange(f->os, "s", "t"), KM_OK);
     assert_int_equal(log.count, sizeof(expected) / sizeof(expected[0]));
     assert_memory_equal(log.ops, expected, sizeof(expected));
     assert_int_equal(log.next_step, 2 * km__sim_step_count(f->os));
@@ -443,6 +448,70 @@ static void a_full_disk_takes_what_fits(void **state)
     f->ops->close_file(b);
 }
 
+static void the_new_names_and_locks_fail_when_told_to(void **state)
+{
+    static const enum sim_op ops[] = {SIM_LINK, SIM_RMDIR, SIM_EXCHANGE, SIM_LOCK_RANGE,
+                                      SIM_RESIDENT};
+    struct fixture *f = *state;
+    struct os_file *file = create(f, "a");
+    size_t i;
+
+    assert_int_equal(f->ops->create_subdir(f->dir, "sub"), KM_OK);
+    assert_int_equal(f->ops->create_dir(f->os, "t"), KM_OK);
+    for (i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+        km__sim_fail_call(f->os, ops[i], 1, KM_E_LIMIT, EMLINK);
+    }
+    assert_int_equal(f->ops->link(f->dir, "a", f->dir, "b"), KM_E_LIMIT);
+    assert_int_equal(f->ops->remove_subdir(f->dir, "sub"), KM_E_LIMIT);
+    assert_int_equal(f->ops->exchange(f->os, "s", "t"), KM_E_LIMIT);
+    assert_int_equal(f->ops->lock_range(file, OS_LOCK_SIZE, OS_LOCK_SHARED), KM_E_LIMIT);
+    assert_int_equal(f->ops->make_resident(f->os, NULL, 0, 1), KM_E_LIMIT);
+    assert_int_equal(f->ops->last_error(f->os), EMLINK);
+    assert_false(exists(f->os, "s/b")); /* nothing was done */
+    assert_true(exists(f->os, "s/a"));
+    assert_int_equal(f->ops->remove_subdir(f->dir, "sub"), KM_OK);
+    assert_int_equal(f->ops->unlink(f->dir, "a"), KM_OK);
+    f->ops->close_file(file);
+}
+
+static void a_link_to_another_machine_is_unsupported(void **state)
+{
+    struct fixture *f = *state;
+    struct os *other = km__sim_create(base_seed);
+    struct os_dir *dir = NULL;
+
+    f->ops->close_file(create(f, "a"));
+    assert_int_equal(other->ops->open_dir(other, "/", &dir), KM_OK);
+    assert_int_equal(f->ops->link(f->dir, "a", dir, "a"), KM_E_UNSUPPORTED);
+    assert_int_equal(f->ops->last_error(f->os), EXDEV);
+    assert_false(exists(other, "a"));
+    km__sim_destroy(other);
+}
+
+static void append_path(void *context, const char *path, uint64_t size)
+{
+    snprintf((char *)context + strlen(context), 200, "%s:%d ", path, (int)size);
+}
+
+static void a_file_counts_once_under_all_its_names(void **state)
+{
+    struct fixture *f = *state;
+    struct os_file *file = create_durable(f, "a", 2, 'A');
+    char list[200] = "";
+
+    assert_int_equal(f->ops->link(f->dir, "a", f->dir, "b"), KM_OK);
+    assert_int_equal(km__sim_total_bytes(f->os), 2 * SECTOR);
+    km__sim_list_paths(f->os, append_path, list);
+    assert_string_equal(list, "s/a:1024 s/b:1024 ");
+    assert_int_equal(f->ops->unlink(f->dir, "a"), KM_OK);
+    assert_int_equal(km__sim_total_bytes(f->os), 2 * SECTOR);
+    assert_int_equal(km__sim_write_path(f->os, "s/c", "xyz", 3), 0);
+    assert_int_equal(f->ops->unlink(f->dir, "b"), KM_OK);
+    assert_int_equal(km__sim_total_bytes(f->os), 2 * SECTOR + 3); /* still open */
+    f->ops->close_file(file);
+    assert_int_equal(km__sim_total_bytes(f->os), 3);
+}
+
 static void the_nth_allocation_fails(void **state)
 {
     struct fixture *f = *state;
@@ -475,11 +544,6 @@ static void the_nth_allocation_fails(void **state)
 }
 
 /* ---- the disk from outside ---- */
-
-static void append_path(void *context, const char *path, uint64_t size)
-{
-    snprintf((char *)context + strlen(context), 200, "%s:%d ", path, (int)size);
-}
 
 static void tests_can_read_and_damage_files(void **state)
 {
@@ -699,6 +763,9 @@ int main(void)
         cmocka_unit_test(a_sync_after_a_failed_sync_lies),
         cmocka_unit_test(names_of_a_failed_sync_are_lost_or_kept_for_good),
         CASE(a_full_disk_takes_what_fits),
+        CASE(the_new_names_and_locks_fail_when_told_to),
+        CASE(a_link_to_another_machine_is_unsupported),
+        CASE(a_file_counts_once_under_all_its_names),
         CASE(the_nth_allocation_fails),
         CASE(tests_can_read_and_damage_files),
         CASE(misuse_is_caught),
