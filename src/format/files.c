@@ -4,9 +4,7 @@
  *
  * I1. What is encoded decodes to the same; what decodes encodes to the same bytes, unless it has
  *     compatible features that this version does not know.
- * I2. Nothing but the magic is believed before the checksum was right: a damaged version number is
- *     damage, not a newer format. So every version keeps the first 40 bytes and the 4096 bytes
- *     that are summed.
+ * I2. Nothing of a structure is believed before km__structure_check() has passed it.
  */
 #include "format/files.h"
 
@@ -15,20 +13,11 @@
 
 #include "base/assert.h"
 #include "base/bytes.h"
-#include "base/crc32c.h"
 #include "format/record.h"
+#include "format/structure.h"
 
-#define FILES_STRUCTURE_SIZE 4096u
-#define FILES_STRUCTURE_VERSION 8
-#define FILES_STRUCTURE_INCOMPATIBLE 12
-#define FILES_STRUCTURE_COMPATIBLE 16
-#define FILES_STRUCTURE_CHECKSUM 20
-#define FILES_STRUCTURE_STORE_ID 24
-#define FILES_STRUCTURE_MAGIC_SIZE 8
-
-_Static_assert(IDENTITY_SIZE == FILES_STRUCTURE_SIZE && MARKS_SLOT_SIZE == FILES_STRUCTURE_SIZE &&
-                   SEGMENT_HEADER_SIZE == FILES_STRUCTURE_SIZE &&
-                   RING_HEADER_SIZE == FILES_STRUCTURE_SIZE,
+_Static_assert(IDENTITY_SIZE == STRUCTURE_SIZE && MARKS_SLOT_SIZE == STRUCTURE_SIZE &&
+                   SEGMENT_HEADER_SIZE == STRUCTURE_SIZE && RING_HEADER_SIZE == STRUCTURE_SIZE,
                "all structures are of one size");
 _Static_assert(SEGMENT_SIZE_MAX >= SEGMENT_HEADER_SIZE + RECORD_HEADER_SIZE + 24u +
                                        (uint64_t)KM_VALUE_SIZE_MAX + KM_KEY_SIZE_MAX + 8,
@@ -40,67 +29,6 @@ static const char marks_magic[] = "KMMARKS1";
 static const char segment_magic[] = "KMSEGMT1";
 static const char ring_magic[] = "KMRINGS1";
 
-/* ---- what all have ----------------------------------------------------------------------- */
-
-static uint32_t sum_structure(const uint8_t *bytes)
-{
-    static const uint8_t zeros[4];
-    uint32_t crc = km__crc32c(0, bytes, FILES_STRUCTURE_CHECKSUM);
-
-    crc = km__crc32c(crc, zeros, sizeof(zeros));
-    return km__crc32c(crc, bytes + FILES_STRUCTURE_STORE_ID,
-                      FILES_STRUCTURE_SIZE - FILES_STRUCTURE_STORE_ID);
-}
-
-static void begin_structure(uint8_t *bytes, const char *magic, const uint8_t *store_id)
-{
-    memset(bytes, 0, FILES_STRUCTURE_SIZE);
-    memcpy(bytes, magic, FILES_STRUCTURE_MAGIC_SIZE);
-    km__store32(bytes + FILES_STRUCTURE_VERSION, FORMAT_VERSION);
-    memcpy(bytes + FILES_STRUCTURE_STORE_ID, store_id, STORE_ID_SIZE);
-}
-
-static void end_structure(uint8_t *bytes)
-{
-    km__store32(bytes + FILES_STRUCTURE_CHECKSUM, sum_structure(bytes));
-}
-
-static int are_zero(const uint8_t *bytes, size_t size)
-{
-    uint8_t seen = 0;
-
-    for (size_t i = 0; i < size; i++)
-        seen |= bytes[i];
-    return seen == 0;
-}
-
-/* Verify what all have; bytes from used_size on are not used. */
-static km_status check_structure(const uint8_t *bytes, const char *magic, size_t used_size)
-{
-    uint32_t version = km__load32(bytes + FILES_STRUCTURE_VERSION);
-
-    if (memcmp(bytes, magic, FILES_STRUCTURE_MAGIC_SIZE) != 0)
-        return KM_E_CORRUPT;
-    if (km__load32(bytes + FILES_STRUCTURE_CHECKSUM) != sum_structure(bytes) || version == 0)
-        return KM_E_CORRUPT;
-    if (version > FORMAT_VERSION || km__load32(bytes + FILES_STRUCTURE_INCOMPATIBLE) != 0)
-        return KM_E_VERSION;
-    /* a compatible feature may have put something there that we do not need to know */
-    if (km__load32(bytes + FILES_STRUCTURE_COMPATIBLE) == 0 &&
-        !are_zero(bytes + used_size, FILES_STRUCTURE_SIZE - used_size))
-        return KM_E_CORRUPT;
-    return KM_OK;
-}
-
-/* A place where a record can begin or the log can end. */
-static int is_record_position(uint64_t position)
-{
-    uint32_t offset = km__position_offset(position);
-
-    return km__position_number(position) >= 1 && offset >= SEGMENT_HEADER_SIZE &&
-           offset <= SEGMENT_SIZE_MAX && offset % RECORD_ALIGNMENT == 0;
-}
-
 /* ---- IDENTITY ---------------------------------------------------------------------------- */
 
 #define FILES_IDENTITY_HASH_SEED 40
@@ -109,19 +37,19 @@ static int is_record_position(uint64_t position)
 
 void km__identity_encode(const struct identity *identity, uint8_t bytes[IDENTITY_SIZE])
 {
-    begin_structure(bytes, identity_magic, identity->store_id);
+    km__structure_begin(bytes, identity_magic, identity->store_id);
     memcpy(bytes + FILES_IDENTITY_HASH_SEED, identity->hash_seed, KM__HASH_SEED_SIZE);
     km__store64(bytes + FILES_IDENTITY_CREATED_MS, identity->created_ms);
-    end_structure(bytes);
+    km__structure_end(bytes);
 }
 
 km_status km__identity_decode(const uint8_t bytes[IDENTITY_SIZE], struct identity *out)
 {
-    km_status rc = check_structure(bytes, identity_magic, FILES_IDENTITY_USED);
+    km_status rc = km__structure_check(bytes, identity_magic, FILES_IDENTITY_USED);
 
     if (rc)
         return rc;
-    memcpy(out->store_id, bytes + FILES_STRUCTURE_STORE_ID, STORE_ID_SIZE);
+    memcpy(out->store_id, bytes + STRUCTURE_STORE_ID, STORE_ID_SIZE);
     memcpy(out->hash_seed, bytes + FILES_IDENTITY_HASH_SEED, KM__HASH_SEED_SIZE);
     out->created_ms = km__load64(bytes + FILES_IDENTITY_CREATED_MS);
     return KM_OK;
@@ -141,34 +69,35 @@ static int marks_are_sane(const struct marks *marks)
 {
     if (marks->sequence == 0 || marks->clean > 1)
         return 0;
-    if (!is_record_position(marks->head) || km__position_offset(marks->head) != SEGMENT_HEADER_SIZE)
+    if (!km__position_is_record(marks->head) ||
+        km__position_offset(marks->head) != SEGMENT_HEADER_SIZE)
         return 0;
     if (marks->durable == 0)
         return marks->clean == 0;
-    return is_record_position(marks->durable) && marks->durable >= marks->head;
+    return km__position_is_record(marks->durable) && marks->durable >= marks->head;
 }
 
 void km__marks_encode(const struct marks *marks, uint8_t bytes[MARKS_SLOT_SIZE])
 {
     KM_ASSERT(marks_are_sane(marks));
-    begin_structure(bytes, marks_magic, marks->store_id);
+    km__structure_begin(bytes, marks_magic, marks->store_id);
     km__store64(bytes + FILES_MARKS_SEQUENCE, marks->sequence);
     km__store64(bytes + FILES_MARKS_HEAD, marks->head);
     km__store64(bytes + FILES_MARKS_DURABLE, marks->durable);
     km__store64(bytes + FILES_MARKS_CLOCK_MS, marks->clock_ms);
     memcpy(bytes + FILES_MARKS_BOOT_ID, marks->boot_id, BOOT_ID_SIZE);
     km__store32(bytes + FILES_MARKS_CLEAN, marks->clean);
-    end_structure(bytes);
+    km__structure_end(bytes);
 }
 
 km_status km__marks_decode(const uint8_t bytes[MARKS_SLOT_SIZE], struct marks *out)
 {
-    km_status rc = check_structure(bytes, marks_magic, FILES_MARKS_USED);
+    km_status rc = km__structure_check(bytes, marks_magic, FILES_MARKS_USED);
     struct marks marks;
 
     if (rc)
         return rc;
-    memcpy(marks.store_id, bytes + FILES_STRUCTURE_STORE_ID, STORE_ID_SIZE);
+    memcpy(marks.store_id, bytes + STRUCTURE_STORE_ID, STORE_ID_SIZE);
     marks.sequence = km__load64(bytes + FILES_MARKS_SEQUENCE);
     marks.head = km__load64(bytes + FILES_MARKS_HEAD);
     marks.durable = km__load64(bytes + FILES_MARKS_DURABLE);
@@ -209,10 +138,11 @@ static int segment_header_is_sane(const struct segment_header *header)
     if (header->number == 0 || header->size < SEGMENT_SIZE_MIN || header->size > SEGMENT_SIZE_MAX ||
         header->size % 4096 != 0)
         return 0;
-    if (header->previous_end != 0 && (!is_record_position(header->previous_end) ||
+    if (header->previous_end != 0 && (!km__position_is_record(header->previous_end) ||
                                       km__position_number(header->previous_end) >= header->number))
         return 0;
-    if (header->durable != 0 && (!is_record_position(header->durable) || header->durable > start))
+    if (header->durable != 0 &&
+        (!km__position_is_record(header->durable) || header->durable > start))
         return 0;
     return segment_ring_is_sane(header);
 }
@@ -221,25 +151,25 @@ void km__segment_header_encode(const struct segment_header *header,
                                uint8_t bytes[SEGMENT_HEADER_SIZE])
 {
     KM_ASSERT(segment_header_is_sane(header));
-    begin_structure(bytes, segment_magic, header->store_id);
+    km__structure_begin(bytes, segment_magic, header->store_id);
     km__store32(bytes + FILES_SEGMENT_NUMBER, header->number);
     km__store32(bytes + FILES_SEGMENT_RING_LOG2, header->ring_log2);
     km__store64(bytes + FILES_SEGMENT_SIZE, header->size);
     km__store64(bytes + FILES_SEGMENT_PREVIOUS_END, header->previous_end);
     km__store64(bytes + FILES_SEGMENT_DURABLE, header->durable);
     km__store64(bytes + FILES_SEGMENT_LINEAR_START, header->linear_start);
-    end_structure(bytes);
+    km__structure_end(bytes);
 }
 
 km_status km__segment_header_decode(const uint8_t bytes[SEGMENT_HEADER_SIZE],
                                     struct segment_header *out)
 {
-    km_status rc = check_structure(bytes, segment_magic, FILES_SEGMENT_USED);
+    km_status rc = km__structure_check(bytes, segment_magic, FILES_SEGMENT_USED);
     struct segment_header header;
 
     if (rc)
         return rc;
-    memcpy(header.store_id, bytes + FILES_STRUCTURE_STORE_ID, STORE_ID_SIZE);
+    memcpy(header.store_id, bytes + STRUCTURE_STORE_ID, STORE_ID_SIZE);
     header.number = km__load32(bytes + FILES_SEGMENT_NUMBER);
     header.ring_log2 = km__load32(bytes + FILES_SEGMENT_RING_LOG2);
     header.size = km__load64(bytes + FILES_SEGMENT_SIZE);
@@ -260,21 +190,21 @@ km_status km__segment_header_decode(const uint8_t bytes[SEGMENT_HEADER_SIZE],
 void km__ring_header_encode(const struct ring_header *header, uint8_t bytes[RING_HEADER_SIZE])
 {
     KM_ASSERT(is_ring_log2(header->ring_log2));
-    begin_structure(bytes, ring_magic, header->store_id);
+    km__structure_begin(bytes, ring_magic, header->store_id);
     km__store32(bytes + FILES_RING_LOG2, header->ring_log2);
-    end_structure(bytes);
+    km__structure_end(bytes);
 }
 
 km_status km__ring_header_decode(const uint8_t bytes[RING_HEADER_SIZE], struct ring_header *out)
 {
-    km_status rc = check_structure(bytes, ring_magic, FILES_RING_USED);
+    km_status rc = km__structure_check(bytes, ring_magic, FILES_RING_USED);
     uint32_t ring_log2 = km__load32(bytes + FILES_RING_LOG2);
 
     if (rc)
         return rc;
     if (!is_ring_log2(ring_log2))
         return KM_E_CORRUPT;
-    memcpy(out->store_id, bytes + FILES_STRUCTURE_STORE_ID, STORE_ID_SIZE);
+    memcpy(out->store_id, bytes + STRUCTURE_STORE_ID, STORE_ID_SIZE);
     out->ring_log2 = ring_log2;
     return KM_OK;
 }
