@@ -90,7 +90,7 @@ SUPPORT := $(BUILD)/test/libsupport.a
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps try check check-asan check-tsan fuzz lint format mutations bench install \
+.PHONY: all deps try check check-asan check-tsan fuzz soak lint format mutations bench install \
 	uninstall clean help test-programs tsan-programs fuzz-programs run-fuzz FORCE
 
 all: $(LIB) $(BUILD)/libkeepmap.so $(TOOL)
@@ -157,6 +157,13 @@ $(BUILD)/test/%: $(BUILD)/obj/test/%.o $(SUPPORT) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(link) -o $@ $< $(SUPPORT) $(LIB) -lcmocka $(LDLIBS_ALL) -lm
 
+# Unlike the other tests it has several sources.
+soak_objects := $(call object,$(sort $(wildcard test/soak/*.c)))
+$(BUILD)/test/soak/soak: $(soak_objects) $(SUPPORT) $(LIB)
+	$(say) LINK $@
+	@mkdir -p $(@D)
+	$(Q)$(link) -o $@ $(soak_objects) $(SUPPORT) $(LIB) -lcmocka $(LDLIBS_ALL) -lm
+
 # The one-file build. It is in the tree for who wants to copy src/ and include/ and compile one
 # file; `make check` says when it is out of date.
 src/all.c: FORCE
@@ -214,6 +221,13 @@ check-tsan:
 	export TSAN_OPTIONS=$(tsan_options):$$TSAN_OPTIONS; \
 	BUILD=$(BUILD)/tsan BUILD_FAILED=$$failed tools/run_tests.sh \
 		$(tsan_programs:$(BUILD)/%=$(BUILD)/tsan/%)
+
+SOAK_SECONDS = $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),3600)
+
+soak:
+	@tools/deps.sh build test
+	@$(sub_make) $(BUILD)/test/soak/soak
+	@$(BUILD)/test/soak/soak $(SOAK_SECONDS)
 
 lint:
 	@tools/deps.sh lint
@@ -296,10 +310,11 @@ help:
 	@echo 'make check-asan    the same under AddressSanitizer and UBSan'
 	@echo 'make check-tsan    those with threads, under ThreadSanitizer'
 	@echo 'make fuzz          every fuzz target for SECONDS=30'
+	@echo 'make soak          everything at once, with kills, for SECONDS=3600'
 	@echo 'make mutations     break the engine on purpose; the tests must notice'
 	@echo 'make lint          the rules of the style guide that a script can check'
 	@echo 'make format        lay the C files out as .clang-format says'
-	@echo 'make bench         measure (see bench/)'
+	@echo 'make bench         measure; also bench-turnover, bench-reopen, bench-memory (see bench/)'
 	@echo 'make src/all.c     list all sources anew in the one-file build'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make clean         remove build/'

@@ -14,31 +14,23 @@
  *
  * Output: lines of tab-separated fields; those that start with '#' describe machine and settings.
  */
-#include "bench.h"
+#include "program.h"
 #include "ticks.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum {
-    EXIT_WRONG = 1,
-    EXIT_FAILED = 2,
-    PROGRAM_PATH_MAX = 4096,
-    SPARE_MIB = 1024 /* disk per store beside its records: logs, tables made in advance */
-};
+enum { SPARE_MIB = 1024 }; /* disk per store beside its records: logs, tables made in advance */
 
 struct run {
     struct bench_config config;
     char program[PROGRAM_PATH_MAX]; /* this executable */
-    const char *parent_folder;      /* --dir */
     const char *child_path;         /* --restart-child */
-    int parent_was_made;
-    char folder[BENCH_PATH_MAX / 2]; /* B5 */
+    struct program_folder folder;   /* B5 */
     const struct peer *peers[BENCH_PEER_MAX];
     unsigned peer_count;
     int workload_chosen[32];
@@ -46,20 +38,6 @@ struct run {
     uint64_t wrong_count;
     int failed;
 };
-
-atomic_int bench_stopped;
-
-static void stop_handler(int signal_number)
-{
-    (void)signal_number;
-    /* relaxed: only ends loops */
-    atomic_store_explicit(&bench_stopped, 1, memory_order_relaxed);
-}
-
-static int is_stopped(void)
-{
-    return atomic_load_explicit(&bench_stopped, memory_order_relaxed);
-}
 
 /* ---- options ------------------------------------------------------------------------------ */
 
@@ -87,42 +65,6 @@ static void print_usage(FILE *file)
         fprintf(file, "  %-10s %s\n", bench_workloads[i].name, bench_workloads[i].text);
 }
 
-static void refuse(const char *what, const char *text)
-{
-    fprintf(stderr, "bench: %s: %s\n", what, text);
-    exit(EXIT_FAILED);
-}
-
-static uint64_t number_option(const char *name, const char *text, uint64_t min, uint64_t max)
-{
-    char *end;
-    uint64_t number;
-
-    errno = 0;
-    number = strtoull(text, &end, 10);
-    if (errno || end == text || *end || number < min || number > max)
-        refuse(name, text);
-    return number;
-}
-
-static void choose_peers(struct run *run, char *list)
-{
-    char *rest = NULL;
-    char *name;
-    unsigned i;
-
-    run->peer_count = 0;
-    for (name = strtok_r(list, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
-        for (i = 0; i < bench_peer_count && strcmp(bench_peers[i]->name, name); i++) {
-        }
-        if (i == bench_peer_count)
-            refuse("this build has no such peer", name);
-        if (run->peer_count == BENCH_PEER_MAX)
-            refuse("too many peers", name);
-        run->peers[run->peer_count++] = bench_peers[i];
-    }
-}
-
 static void choose_workloads(struct run *run, char *list)
 {
     char *rest = NULL;
@@ -134,7 +76,7 @@ static void choose_workloads(struct run *run, char *list)
         for (i = 0; i < bench_workload_count && strcmp(bench_workloads[i].name, name); i++) {
         }
         if (i == bench_workload_count)
-            refuse("no such workload", name);
+            program_refuse("no such workload", name);
         run->workload_chosen[i] = 1;
     }
 }
@@ -161,16 +103,6 @@ static void set_defaults(struct run *run)
         run->workload_chosen[i] = 1;
 }
 
-static void set_key_size(struct run *run, const char *text)
-{
-    if (!strcmp(text, "u64"))
-        run->config.key_size = 8;
-    else if (!strcmp(text, "20"))
-        run->config.key_size = 20;
-    else
-        refuse("--key", text);
-}
-
 static const struct option long_options[] = {
     {"records", required_argument, NULL, 'n'},
     {"power-records", required_argument, NULL, 'P'},
@@ -193,23 +125,23 @@ static void set_option(struct run *run, int option, char *text)
     struct bench_config *config = &run->config;
 
     switch (option) {
-    case 'n': config->record_count = number_option("--records", text, 1000, 1u << 30); break;
+    case 'n': config->record_count = program_number("--records", text, 1000, 1u << 30); break;
     case 'P':
-        config->power_record_count = number_option("--power-records", text, 100, 1u << 30);
+        config->power_record_count = program_number("--power-records", text, 100, 1u << 30);
         break;
-    case 'p': choose_peers(run, text); break;
+    case 'p': run->peer_count = program_peers(text, run->peers); break;
     case 'w': choose_workloads(run, text); break;
-    case 'r': config->round_count = (unsigned)number_option("--rounds", text, 1, 1000); break;
-    case 'm': config->round_ms = (unsigned)number_option("--round-ms", text, 1, 600000); break;
-    case 'k': set_key_size(run, text); break;
+    case 'r': config->round_count = (unsigned)program_number("--rounds", text, 1, 1000); break;
+    case 'm': config->round_ms = (unsigned)program_number("--round-ms", text, 1, 600000); break;
+    case 'k': config->key_size = program_key_size(text); break;
     case 'v':
-        config->value_size = number_option("--value-size", text, PEER_VALUE_SIZE_MIN, 1u << 20);
+        config->value_size = program_number("--value-size", text, PEER_VALUE_SIZE_MIN, 1u << 20);
         break;
     case 'g':
-        config->section_count = (unsigned)number_option("--section", text, 1, BENCH_SECTION_MAX);
+        config->section_count = (unsigned)program_number("--section", text, 1, BENCH_SECTION_MAX);
         break;
-    case 'd': run->parent_folder = text; break;
-    case 's': config->seed = number_option("--seed", text, 0, UINT64_MAX); break;
+    case 'd': run->folder.parent = text; break;
+    case 's': config->seed = program_number("--seed", text, 0, UINT64_MAX); break;
     case 'c': run->child_path = text; break;
     case 'h': print_usage(stdout); exit(0);
     default: print_usage(stderr); exit(EXIT_FAILED);
@@ -223,7 +155,7 @@ static void parse_options(struct run *run, int argc, char **argv)
     while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1)
         set_option(run, option, optarg);
     if (optind < argc)
-        refuse("unexpected argument", argv[optind]);
+        program_refuse("unexpected argument", argv[optind]);
     if (run->config.power_record_count > run->config.record_count)
         run->config.power_record_count = run->config.record_count;
 }
@@ -235,7 +167,7 @@ static void find_program(struct run *run)
     ssize_t size = readlink("/proc/self/exe", run->program, sizeof(run->program) - 1);
 
     if (size < 0)
-        refuse("/proc/self/exe", strerror(errno));
+        program_refuse("/proc/self/exe", strerror(errno));
     run->program[size] = 0;
 }
 
@@ -245,16 +177,16 @@ static void check_space(const struct run *run)
     uint64_t record_size = config->key_size + config->value_size + 64;
     uint64_t store = config->record_count * record_size * 2 + ((uint64_t)SPARE_MIB << 20);
     uint64_t needed = store * run->peer_count;
-    uint64_t free_bytes = folder_free_bytes(run->parent_folder);
+    uint64_t free_bytes = folder_free_bytes(run->folder.parent);
     uint64_t memory = machine_available_bytes();
 
     if (free_bytes < needed) {
         fprintf(stderr,
                 "bench: %s has %.1f GiB free, and this run may need %.1f: use --dir, or "
                 "fewer --records or --peers\n",
-                run->parent_folder, (double)free_bytes / (1u << 30), (double)needed / (1u << 30));
-        if (run->parent_was_made)
-            rmdir(run->parent_folder);
+                run->folder.parent, (double)free_bytes / (1u << 30), (double)needed / (1u << 30));
+        if (run->folder.parent_was_made)
+            rmdir(run->folder.parent);
         exit(EXIT_FAILED);
     }
     if (memory < config->record_count * record_size * 2 * run->peer_count)
@@ -264,53 +196,14 @@ static void check_space(const struct run *run)
                 (double)memory / (1u << 30));
 }
 
-static void make_folder(struct run *run)
-{
-    static char beside[PROGRAM_PATH_MAX + 16];
-    char *slash;
-
-    if (!run->parent_folder) {
-        snprintf(beside, sizeof(beside), "%s", run->program);
-        slash = strrchr(beside, '/');
-        snprintf(slash + 1, sizeof(beside) - (size_t)(slash + 1 - beside), "bench-data");
-        run->parent_folder = beside;
-    }
-    run->parent_was_made = access(run->parent_folder, F_OK) != 0;
-    if (folder_make(run->parent_folder))
-        exit(EXIT_FAILED);
-    check_space(run);
-    if (snprintf(run->folder, sizeof(run->folder), "%s/run-%ld", run->parent_folder,
-                 (long)getpid()) >= (int)sizeof(run->folder))
-        refuse("--dir is too long", run->parent_folder);
-    if (folder_make(run->folder))
-        exit(EXIT_FAILED);
-}
-
-static void remove_folder(const struct run *run)
-{
-    folder_remove(run->folder);
-    if (run->parent_was_made && rmdir(run->parent_folder))
-        perror(run->parent_folder);
-}
-
 /* ---- output ------------------------------------------------------------------------------- */
-
-static void print_peer(const struct peer *peer)
-{
-    printf("# peer\t%s%s\t%s\t%s\n", peer->name, peer->is_baseline ? " (baseline)" : "",
-           peer->version, peer->settings);
-    if (peer->process_note)
-        printf("# class process\t%s\t%s\n", peer->name, peer->process_note);
-    if (peer->power_note)
-        printf("# class power\t%s\t%s\n", peer->name, peer->power_note);
-}
 
 static void print_header(const struct run *run)
 {
     const struct bench_config *config = &run->config;
     unsigned i;
 
-    machine_print_header(run->folder);
+    machine_print_header(run->folder.path);
     printf("# records\t%" PRIu64 " (power class: %" PRIu64 ")\n", config->record_count,
            config->power_record_count);
     printf("# key\t%zu bytes\n# value\t%zu bytes\n", config->key_size, config->value_size);
@@ -321,7 +214,7 @@ static void print_header(const struct run *run)
     printf("# clock\t%s, %.3f ticks per ns, %.1f ns a reading, one reading per put\n", TICKS_SOURCE,
            config->ticks_per_ns, ticks_overhead_ns(config->ticks_per_ns));
     for (i = 0; i < run->peer_count; i++)
-        print_peer(run->peers[i]);
+        program_print_peer(run->peers[i]);
     printf("workload\tclass\tpeer\tround\tthreads\tops\tns_per_op\tops_per_s\tp50_ns\tp99_ns\t"
            "p99.9_ns\tmax_ns\tdeferred_ns\twrong\textra\n");
     fflush(stdout);
@@ -432,7 +325,7 @@ static int prepare_power(const struct bench_config *config, struct target *targe
 static void rest(const struct run *run)
 {
     machine_settle_ns();
-    folder_sync(run->folder);
+    folder_sync(run->folder.path);
 }
 
 /* B4, with all records in place. */
@@ -444,7 +337,7 @@ static void finish_load(struct run *run)
 
     for (i = 0; i < run->peer_count; i++) {
         target = &run->targets[PEER_CLASS_PROCESS][i];
-        if (!target->peer || !target->peer->after_load || is_stopped())
+        if (!target->peer || !target->peer->after_load || program_is_stopped())
             continue;
         start = ticks_clock_ns();
         if (target->peer->after_load(target->handle) != PEER_OK)
@@ -469,7 +362,7 @@ static void prepare_targets(struct run *run, enum peer_class durability)
         if (!(durability == PEER_CLASS_POWER ? peer->power_note : peer->process_note))
             continue;
         *target = (struct target){.peer = peer, .durability = durability, .next_version = 2};
-        snprintf(target->path, sizeof(target->path), "%s/%s-%s", run->folder, peer->name,
+        snprintf(target->path, sizeof(target->path), "%s/%s-%s", run->folder.path, peer->name,
                  class_name(durability));
         if (durability == PEER_CLASS_POWER) {
             target->record_count = run->config.power_record_count;
@@ -490,12 +383,12 @@ static void run_round(struct run *run, const struct workload *workload, struct t
     static struct round_result result; /* large for a stack */
     const struct peer *peer = target->peer;
 
-    if (!peer || is_stopped())
+    if (!peer || program_is_stopped())
         return;
     if (!peer->get && workload->kind != WORKLOAD_OVERWRITE)
         return;
     workload_run(&run->config, workload, target, round_index, &result);
-    if (is_stopped())
+    if (program_is_stopped())
         return; /* a round cut short is no figure */
     print_round(run, workload, target, round_index, &result);
     run->wrong_count += result.wrong_count;
@@ -523,7 +416,7 @@ static void fill_targets(struct run *run)
     struct target *target;
     unsigned i;
 
-    for (i = 0; i < run->peer_count && !is_stopped(); i++) {
+    for (i = 0; i < run->peer_count && !program_is_stopped(); i++) {
         target = &run->targets[PEER_CLASS_PROCESS][i];
         if (!target->peer)
             continue;
@@ -558,7 +451,7 @@ static void run_class(struct run *run, enum peer_class durability)
     for (i = 0; i < bench_workload_count; i++) {
         workload = &bench_workloads[i];
         if (!run->workload_chosen[i] || workload->durability != durability ||
-            workload->kind == WORKLOAD_RESTART || is_stopped())
+            workload->kind == WORKLOAD_RESTART || program_is_stopped())
             continue;
         if (!chosen_count++) {
             prepare_targets(run, durability);
@@ -576,16 +469,16 @@ static void run_restarts(struct run *run)
     char path[BENCH_PATH_MAX];
     unsigned i;
 
-    for (i = 0; i < run->peer_count && !is_stopped(); i++) {
+    for (i = 0; i < run->peer_count && !program_is_stopped(); i++) {
         if (run->peers[i]->is_baseline || !run->peers[i]->process_note)
             continue;
-        snprintf(path, sizeof(path), "%s/restart", run->folder);
+        snprintf(path, sizeof(path), "%s/restart", run->folder.path);
         if (folder_make(path))
             return;
         if (restart_run(&run->config, run->program, run->peers[i], path, &result) == PEER_OK) {
             print_restart(run, run->peers[i], &result);
             run->wrong_count += result.lost_count;
-        } else if (!is_stopped()) {
+        } else if (!program_is_stopped()) {
             run->failed = 1;
         }
         folder_remove(path);
@@ -613,19 +506,20 @@ int main(int argc, char **argv)
         return restart_child(&run.config, run.peers[0], run.child_path);
     find_program(&run);
     run.config.ticks_per_ns = ticks_calibrate();
-    make_folder(&run);
-    signal(SIGINT, stop_handler);
-    signal(SIGTERM, stop_handler);
+    program_folder_begin(&run.folder);
+    check_space(&run);
+    program_folder_make(&run.folder);
+    program_catch_signals();
     print_header(&run);
     run_class(&run, PEER_CLASS_PROCESS);
     run_class(&run, PEER_CLASS_POWER);
     if (restart_is_chosen(&run))
         run_restarts(&run);
-    remove_folder(&run);
+    program_folder_remove(&run.folder);
     if (run.wrong_count)
         fprintf(stderr, "bench: %" PRIu64 " wrong answers: see the column 'wrong'\n",
                 run.wrong_count);
-    if (is_stopped())
+    if (program_is_stopped())
         return EXIT_FAILED;
     if (run.failed)
         return EXIT_FAILED;

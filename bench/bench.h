@@ -5,6 +5,10 @@
  *   bench.c      options, the order of rounds, output
  *   workload.c   one round of one workload on one store
  *   restart.c    load in a child, kill it, reopen: recovery time, memory, disk
+ *   turnover.c   a program: a log that turns over
+ *   reopen.c     a program: opening after a close, a kill, without image
+ *   memory.c     a program: memory while compacting, imaging, backing up
+ *   program.c    what the programs have in common: options, the run's folder
  *   machine.c    the header of a report; clock calibration; waiting for background work
  *   folder.c     folders: free space, sizes, removal
  *   peers.c      the table of peers built in
@@ -37,6 +41,7 @@ struct bench_config {
     size_t value_size;
     uint64_t seed;
     double ticks_per_ns;
+    unsigned compact_percent; /* of stores that compact by a ratio; 0: their default */
 };
 
 /* One store under test. */
@@ -85,7 +90,7 @@ extern const unsigned bench_peer_count;
 extern const struct workload bench_workloads[];
 extern const unsigned bench_workload_count;
 
-/* bench.c: nonzero once the user wants to stop. */
+/* program.c: nonzero once the user wants to stop. */
 extern atomic_int bench_stopped;
 
 /* workload.c */
@@ -122,6 +127,8 @@ uint64_t machine_settle_ns(void);
 uint64_t machine_available_bytes(void);
 /* A line of /proc/self/status such as "RssAnon:", in bytes. */
 uint64_t machine_status_bytes(const char *name);
+/* What this process has caused to be sent to disks, or would have if it was not overwritten. */
+uint64_t machine_written_bytes(void);
 
 /* folder.c: paths are of folders; functions that return int return 0 or print why not. */
 int folder_make(const char *path);
@@ -131,6 +138,10 @@ void folder_sync(const char *path);
 uint64_t folder_free_bytes(const char *path);
 uint64_t folder_disk_bytes(const char *path);
 const char *folder_filesystem(const char *path);
+/* The size of the largest file; 0 if the folder is not there. Does not look into folders. */
+uint64_t folder_largest_file(const char *path);
+/* Have the kernel forget what it holds of the files' contents, as far as it can. */
+void folder_drop_cache(const char *path);
 
 /* Open a target's store; prints why not. */
 static inline int target_open(const struct bench_config *config, struct target *target)
@@ -141,6 +152,7 @@ static inline int target_open(const struct bench_config *config, struct target *
         .record_count = target->record_count,
         .key_size = config->key_size,
         .value_size = config->value_size,
+        .compact_percent = config->compact_percent,
     };
 
     return target->peer->open(&options, &target->handle);

@@ -5,6 +5,10 @@
 #   make bench                    1,000,000 records, about six minutes
 #   make bench RECORDS=10000000   the large one
 #   make bench BENCH_ARGS="--peers keepmap,lmdb --workloads get,many32"
+#   make bench-turnover           a log that turns over, 500,000 records, some minutes
+#   make bench-reopen             opening after a close, a kill, without image; 1,000,000 records
+#   make bench-memory             memory while compacting, imaging, backing up
+#   make bench-turnover BENCH_ARGS="--records 3000000"       likewise the others: see --help
 #
 # Peers are optional: each is built in if its header and library are found, else a line says so.
 # They are looked for only by the second make, which `bench` and `bench-build` start once the
@@ -15,10 +19,12 @@ RECORDS ?= 1000000
 BENCH_ARGS ?=
 BENCH_OUT ?= $(BUILD)/bench/results.tsv
 BENCH_LIB := $(BUILD)/libkeepmap.a
+BENCH_PROGRAMS := bench turnover reopen memory
 
-.PHONY: bench bench-build bench-run bench-clean
+.PHONY: bench bench-build bench-run bench-clean bench-turnover bench-reopen bench-memory \
+	bench-run-turnover bench-run-reopen bench-run-memory
 
-ifneq ($(filter bench-run $(BUILD)/bench/%,$(MAKECMDGOALS)),)
+ifneq ($(filter bench-run bench-run-% $(BUILD)/bench/%,$(MAKECMDGOALS)),)
 
 bench_hash := \#
 
@@ -71,8 +77,8 @@ bench_leveldb_constant,kMinorVersion)"'
 
 BENCH_FLAGS := -std=c11 -D_GNU_SOURCE $(or $(OPTIMIZE),-O2 -g) -Wall -Wextra \
 	$(or $(WERROR),-Werror) -Wshadow -Wstrict-prototypes
-BENCH_SOURCES := bench folder histogram machine peers raw_sync restart workload
-BENCH_OBJECTS := $(BENCH_SOURCES:%=$(BUILD)/bench/%.o) $(BENCH_PEERS:%=$(BUILD)/bench/peers/%.o)
+BENCH_SHARED := folder histogram machine peers program raw_sync workload
+BENCH_OBJECTS := $(BENCH_SHARED:%=$(BUILD)/bench/%.o) $(BENCH_PEERS:%=$(BUILD)/bench/peers/%.o)
 
 # Which peers and versions the objects were compiled for: a change compiles them anew.
 BENCH_STAMP := $(BUILD)/bench/defines
@@ -82,18 +88,20 @@ cmp -s $(BENCH_STAMP).new $(BENCH_STAMP) || cp $(BENCH_STAMP).new $(BENCH_STAMP)
 $(BUILD)/bench/%.o: bench/%.c $(BENCH_STAMP)
 	$(CC) $(BENCH_FLAGS) $(BENCH_DEFINES) -Iinclude -MMD -MP -c $< -o $@
 
-$(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BENCH_DEPENDS)
-	$(CC) -o $@ $(BENCH_OBJECTS) $(BENCH_LIBS) -lpthread -lm
+$(BUILD)/bench/bench: $(BUILD)/bench/restart.o
+$(BENCH_PROGRAMS:%=$(BUILD)/bench/%): $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_OBJECTS) \
+		$(BENCH_DEPENDS)
+	$(CC) -o $@ $(filter %.o,$^) $(BENCH_LIBS) -lpthread -lm
 
--include $(BENCH_OBJECTS:.o=.d)
+-include $(wildcard $(BUILD)/bench/*.d $(BUILD)/bench/peers/*.d)
 
 endif
 
 # The library comes first; only then can the second make see that it is there.
-bench bench-build: $(BENCH_LIB)
+bench bench-build bench-turnover bench-reopen bench-memory: $(BENCH_LIB)
 
 bench-build:
-	$(MAKE) --no-print-directory $(BUILD)/bench/bench
+	$(MAKE) --no-print-directory $(BENCH_PROGRAMS:%=$(BUILD)/bench/%)
 
 bench:
 	$(MAKE) --no-print-directory bench-run
@@ -102,6 +110,17 @@ bench-run: $(BUILD)/bench/bench
 	$(BUILD)/bench/bench --records $(RECORDS) $(BENCH_ARGS) >$(BENCH_OUT).new
 	mv $(BENCH_OUT).new $(BENCH_OUT)
 	sh bench/report.sh $(BENCH_OUT)
+
+# The arguments of each come first, so that BENCH_ARGS may say otherwise.
+bench_args_turnover := --records 500000
+
+bench-turnover bench-reopen bench-memory: bench-%:
+	$(MAKE) --no-print-directory bench-run-$*
+
+bench-run-turnover bench-run-reopen bench-run-memory: bench-run-%: $(BUILD)/bench/%
+	$< $(bench_args_$*) $(BENCH_ARGS) >$(BUILD)/bench/$*.tsv.new
+	mv $(BUILD)/bench/$*.tsv.new $(BUILD)/bench/$*.tsv
+	sh bench/table.sh $(BUILD)/bench/$*.tsv
 
 bench-clean:
 	rm -rf $(BUILD)/bench

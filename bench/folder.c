@@ -6,6 +6,7 @@
  */
 #include "bench.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -80,6 +81,44 @@ uint64_t folder_disk_bytes(const char *path)
     if (nftw(path, count_entry, FOLDER_DESCRIPTOR_MAX, FTW_PHYS))
         perror(path);
     return counted_bytes;
+}
+
+uint64_t folder_largest_file(const char *path)
+{
+    DIR *folder = opendir(path);
+    struct dirent *entry;
+    struct stat status;
+    uint64_t largest = 0;
+
+    if (!folder)
+        return 0;
+    while ((entry = readdir(folder))) {
+        if (!fstatat(dirfd(folder), entry->d_name, &status, 0) && S_ISREG(status.st_mode) &&
+            (uint64_t)status.st_size > largest)
+            largest = (uint64_t)status.st_size;
+    }
+    closedir(folder);
+    return largest;
+}
+
+static int drop_entry(const char *path, const struct stat *status, int kind, struct FTW *place)
+{
+    int fd = kind == FTW_F ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+
+    (void)status;
+    (void)place;
+    if (fd >= 0) {
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+    return 0;
+}
+
+void folder_drop_cache(const char *path)
+{
+    folder_sync(path); /* what is dirty cannot be dropped */
+    if (nftw(path, drop_entry, FOLDER_DESCRIPTOR_MAX, FTW_PHYS))
+        perror(path);
 }
 
 const char *folder_filesystem(const char *path)

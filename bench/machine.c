@@ -89,6 +89,14 @@ uint64_t machine_status_bytes(const char *name)
     return proc_bytes("/proc/self/status", name);
 }
 
+uint64_t machine_written_bytes(void)
+{
+    char text[128];
+
+    read_line("/proc/self/io", "write_bytes:", text, sizeof(text));
+    return strtoull(text, NULL, 10);
+}
+
 void machine_print_header(const char *folder)
 {
     struct utsname system;

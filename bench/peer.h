@@ -49,6 +49,7 @@ struct peer_options {
     uint64_t record_count; /* how many will be loaded: for tables and caches sized in advance */
     size_t key_size;
     size_t value_size;
+    unsigned compact_percent; /* log to live bytes, for who compacts by a ratio; 0: the default */
 };
 
 /* What an answer has to be, and how many were wrong. */
@@ -66,6 +67,18 @@ struct peer_figures {
     uint64_t index_bytes;
     uint64_t recovered_ns;
     uint64_t recovered_records;
+    /* of a store that is a log; log_bytes 0: it is none */
+    uint64_t log_bytes;
+    uint64_t live_bytes;
+    uint64_t emptied_bytes; /* of log_bytes: without anything live, waiting to be removed */
+    uint64_t pinned_bytes;
+    uint64_t log_size_min;    /* below, the log is not compacted */
+    uint64_t compacted_bytes; /* moved since open */
+    uint64_t freed_segments;
+    uint64_t head; /* moves when something was removed */
+    uint64_t image_count;
+    uint64_t image_bytes;
+    uint64_t replay_bytes; /* what an open would replay */
 };
 
 struct peer {

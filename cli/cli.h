@@ -22,7 +22,7 @@
 /* Exit codes; keepmap(1) promises them. */
 enum exit_code {
     EXIT_DONE = 0,
-    EXIT_NOT_FOUND = 1, /* no such key or map */
+    EXIT_NOT_FOUND = 1, /* no such key or map; the changes asked for are gone */
     EXIT_USAGE = 2,     /* fix the command line or the input */
     EXIT_FAILED = 3,    /* reading or writing failed, the store is locked, the disk is full */
     EXIT_CORRUPT = 4    /* the store is damaged */
@@ -48,6 +48,18 @@ struct settings {
     uint64_t bench_count;
     uint64_t bench_value_size;
     uint64_t bench_threads;
+    km_bytes prefix;      /* --prefix, unescaped */
+    km_position after;    /* --after; KM_POSITION_NOW by default */
+    uint64_t limit_count; /* --count of the verbs that go on until they are stopped */
+    uint64_t interval_ms;
+    uint64_t for_ms;
+    int for_given;
+    int copy;
+    const char *previous_path;
+    uint64_t keep_count;
+    int incremental;
+    uint64_t rate; /* bytes per second */
+    int closed;
     int quiet;
     int help;
 };
@@ -71,7 +83,6 @@ struct cli {
     int output_error; /* errno of the first failed write to stdout, or 0 (I1) */
     int output_is_terminal;
     int message_is_terminal;
-    struct progress *recovery; /* while a store is being opened */
 };
 
 /* ---- options.c: the command line ----------------------------------------------------------- */
@@ -91,7 +102,18 @@ enum option_bit {
     OPTION_VALUE_SIZE = 1 << 11,
     OPTION_THREADS = 1 << 12,
     OPTION_QUIET = 1 << 13,
-    OPTION_HELP = 1 << 14 /* every verb has it */
+    OPTION_PREFIX = 1 << 14,
+    OPTION_AFTER = 1 << 15,
+    OPTION_FOR = 1 << 16,
+    OPTION_LIMIT = 1 << 17,
+    OPTION_INTERVAL = 1 << 18,
+    OPTION_COPY = 1 << 19,
+    OPTION_PREVIOUS = 1 << 20,
+    OPTION_KEEP = 1 << 21,
+    OPTION_INCREMENTAL = 1 << 22,
+    OPTION_RATE = 1 << 23,
+    OPTION_CLOSED = 1 << 24,
+    OPTION_HELP = 1 << 25 /* every verb has it */
 };
 
 /*
@@ -120,7 +142,12 @@ int cli_fail(km_status status, const km_error *error);
 /* The same for a call on an open store that has no km_error; `doing` completes "cannot ...". */
 int cli_fail_in_store(const km_store *store, km_status status, const char *doing);
 
-/* Open the store that the first argument names. */
+/* The same for a call on the folder `path`, which may hold no store. */
+int cli_fail_at(const char *path, km_status status, const km_error *error);
+
+/* Open the store that the first argument names; the first function leaves failures to be told. */
+km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
+                       km_error *out_error);
 int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store);
 
 /* Close a store (NULL accepted) after work that came to `code`; returns the worse of the two. */
@@ -150,6 +177,9 @@ void cli_print(struct cli *cli, const char *format, ...) __attribute__((format(p
 
 /* Pass on what is buffered. Returns 0, or the errno of the first failed write. */
 int cli_flush(struct cli *cli);
+
+/* Whether nothing can be written any more; sees without a write that a pipe's reader went away. */
+int cli_output_is_gone(struct cli *cli);
 
 /*
  * Close stdout; returns `code`, or EXIT_FAILED with a message if a write failed. If the reader of a
@@ -302,8 +332,80 @@ void cli_progress_update(struct progress *progress, uint64_t done_size, uint64_t
 /* Remove the bar, so that a message can follow. */
 void cli_progress_end(struct progress *progress);
 
+/* A km_progress_fn whose context is a struct progress; stops the work once cli_is_stopped(). */
+int cli_progress_show(void *progress, uint64_t done_size, uint64_t total_size);
+
 /* Monotonic time. */
 uint64_t cli_now_ns(void);
+
+/* ---- signal.c: signals that end long work --------------------------------------------------- */
+
+/* From here on SIGINT, SIGTERM and SIGHUP are only noted; the other function: SIGTSTP too. */
+void cli_catch_signals(void);
+void cli_catch_suspend(void);
+
+/* Whether a signal asked the tool to end. */
+int cli_is_stopped(void);
+
+/* Whether the terminal asked for a pause since the last call. */
+int cli_take_suspend(void);
+
+/* Wait, but not longer than until a signal comes. */
+void cli_pause(uint64_t ms);
+
+/* ---- live.c: a store that other processes write ---------------------------------------------- */
+
+/*
+ * A store opened for reading for as long as the tool runs. Beside a writer it is followed. Where
+ * there is no writer it is let go of, so that one can come, and opened again when one has come.
+ */
+struct live {
+    struct cli *cli;
+    km_store *store;    /* NULL while there is no writer */
+    uint64_t log_bytes; /* when the store was let go of */
+    int is_told;        /* that there is no writer */
+};
+
+/* Open the store for the first time. */
+int cli_live_open(struct live *live, struct cli *cli);
+
+/*
+ * Let go of a store that no other process writes; returns whether that is so. Whatever belongs to
+ * the open store has to be closed before; cli_live_is_alone() asks first.
+ */
+int cli_live_is_alone(const struct live *live);
+void cli_live_let_go(struct live *live);
+
+/* If the store was let go of and has changed or has a writer by now, open it again. */
+int cli_live_reopen(struct live *live);
+
+int cli_live_close(struct live *live, int code);
+
+/* ---- backup_set.c: a folder of dated backups ------------------------------------------------- */
+
+enum { BACKUP_NAME_MAX = 32 };
+
+/* The backups in a folder. */
+struct backup_set {
+    const char *path;
+    int fd;
+    int is_locked;                  /* against other runs of the tool */
+    char (*names)[BACKUP_NAME_MAX]; /* oldest first */
+    size_t count;
+};
+
+/* Open the folder, created if it is not there, lock it, and list the backups in it. */
+int cli_backup_set_open(struct backup_set *set, const char *path);
+void cli_backup_set_close(struct backup_set *set);
+
+/* A name for a backup begun at `seconds` (UTC); attempts count from 1 and give different names. */
+void cli_backup_set_name(int64_t seconds, unsigned attempt, char out_name[BACKUP_NAME_MAX]);
+
+/*
+ * Remove the oldest backups, so that `keep_count` stay, among them the one just made, which the
+ * list does not have; prints a line for each one removed.
+ */
+int cli_backup_set_prune(struct cli *cli, struct backup_set *set, uint64_t keep_count);
 
 /* ---- the verbs --------------------------------------------------------------------------------
  */
@@ -318,6 +420,17 @@ int cli_run_dump(struct cli *cli);
 int cli_run_stat(struct cli *cli);
 int cli_run_verify(struct cli *cli);
 int cli_run_salvage(struct cli *cli);
+int cli_run_scrub(struct cli *cli);
+int cli_run_compact(struct cli *cli);
+int cli_run_backup(struct cli *cli);
+int cli_run_restore(struct cli *cli);
+int cli_run_watch(struct cli *cli);
+int cli_run_follow(struct cli *cli);
+int cli_run_top(struct cli *cli);
 int cli_run_bench(struct cli *cli);
+
+/* verbs_store.c: an open store's statistics; and the same printed, in lines or as JSON. */
+int cli_get_stats(km_store *store, km_stats *out_stats);
+void cli_print_stats(struct cli *cli, const km_stats *stats);
 
 #endif /* KEEPMAP_CLI_H */

@@ -40,12 +40,47 @@ static const struct verb verbs[] = {
     {"dump", "STORE", 1, OPTIONS_READ | OPTION_TO | OPTION_ALL, "Write all records of a map",
      "\nThe formats are those of load. tsv is always escaped: read it with load --escaped.\n",
      cli_run_dump},
-    {"stat", "STORE", 1, OPTION_FORMAT | OPTION_QUIET, "Print statistics of a store", "",
+    {"stat", "STORE", 1, OPTION_FORMAT | OPTION_CLOSED | OPTION_QUIET,
+     "Print statistics of a store",
+     "\nThe first lines tell, as it was before it was opened, whether a process has it open for\n"
+     "writing, whether it was not closed in order and needs recovery, how many bytes of log that\n"
+     "replays at most, and how large the index image is that helps.\n",
      cli_run_stat},
     {"verify", "STORE", 1, OPTION_QUIET, "Read every byte of a store and report damage",
      "\nWrites nothing. Exits with 4 if there is damage.\n", cli_run_verify},
     {"salvage", "STORE NEW_STORE", 2, OPTION_QUIET, "Copy what is whole into a new store",
      "\nSTORE is not changed. What could not be copied is listed.\n", cli_run_salvage},
+    {"scrub", "STORE", 1, OPTION_RATE | OPTION_QUIET, "Verify a store while it is used",
+     "\nReads full segments as they lie on the disk; may run beside a writer. Exits with 4 if\n"
+     "there is damage.\n",
+     cli_run_scrub},
+    {"compact", "STORE", 1, OPTION_FORMAT | OPTION_QUIET, "Free all the room that can be freed",
+     "\nNot needed as a rule: whoever writes a store does this, a little at a time.\n",
+     cli_run_compact},
+    {"backup", "STORE DEST", 2,
+     OPTION_KEEP | OPTION_INCREMENTAL | OPTION_PREVIOUS | OPTION_COPY | OPTION_QUIET,
+     "Copy a store as it is now, also while it is used",
+     "\nDEST is the backup's folder, and must not exist; a backup is a store that can be read.\n"
+     "With --keep or --incremental DEST is a folder, created if need be, that holds backups named\n"
+     "by the time in UTC; the new one links what the newest one has.\n",
+     cli_run_backup},
+    {"restore", "BACKUP STORE", 2, OPTION_QUIET, "Make a new store from a backup",
+     "\nBACKUP is checked and not changed. STORE must not exist.\n", cli_run_restore},
+    {"watch", "STORE", 1,
+     OPTION_MAP | OPTION_PREFIX | OPTION_ESCAPED | OPTION_AFTER | OPTION_FOR | OPTION_LIMIT |
+         OPTION_FORMAT | OPTION_QUIET,
+     "Print changes as they happen",
+     "\nA line for each change: kind, map, position, key and value, separated by TABs and escaped\n"
+     "as by dump. The kinds are put, delete, map_created, map_dropped, map_cleared. Without --map\n"
+     "those of all maps. At the end, on stderr, the position from which another watch can go on.\n"
+     "Exits with 1 if compaction has removed changes that were asked for.\n",
+     cli_run_watch},
+    {"follow", "STORE", 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_FORMAT | OPTION_QUIET,
+     "Print statistics again and again", "\nMeant for a store that another process writes.\n",
+     cli_run_follow},
+    {"top", "STORE", 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_QUIET,
+     "Show what a store does, live",
+     "\nWhere stdout is not a terminal, frames follow one another.\n", cli_run_top},
     {"bench", "STORE", 1,
      OPTION_DURABLE | OPTION_COUNT | OPTION_VALUE_SIZE | OPTION_THREADS | OPTION_QUIET,
      "Measure, and check every answer",

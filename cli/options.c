@@ -10,6 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    SECONDS_MAX = 1000000000,
+    INTERVAL_MIN_MS = 10 /* of what is printed again and again */
+};
+
 /* One entry of the table. `set` puts the value where it belongs; returns 0, or -1 if it is bad. */
 struct option_entry {
     unsigned bit;
@@ -39,6 +44,64 @@ static int read_number(const char *text, uint64_t max, uint64_t *out_number)
     return 0;
 }
 
+/* A decimal number that begins at *text and fits in 64 bits; moves *text behind it. */
+static int read_digits(const char **text, uint64_t *out_number)
+{
+    const char *digit = *text;
+    uint64_t number = 0;
+
+    for (; *digit >= '0' && *digit <= '9'; digit++) {
+        if (__builtin_mul_overflow(number, 10, &number) ||
+            __builtin_add_overflow(number, (uint64_t)(*digit - '0'), &number))
+            return -1;
+    }
+    if (digit == *text)
+        return -1;
+    *text = digit;
+    *out_number = number;
+    return 0;
+}
+
+/* Seconds, with up to three decimals, as milliseconds. */
+static int read_seconds(const char *text, uint64_t *out_ms)
+{
+    uint64_t seconds;
+    uint64_t unit = 1000;
+    uint64_t ms = 0;
+
+    if (read_digits(&text, &seconds) != 0 || seconds > SECONDS_MAX)
+        return -1;
+    if (text[0] == '.') {
+        for (text++; *text >= '0' && *text <= '9' && unit > 1; text++) {
+            unit /= 10;
+            ms += (uint64_t)(*text - '0') * unit;
+        }
+    }
+    if (*text)
+        return -1;
+    *out_ms = seconds * 1000 + ms;
+    return 0;
+}
+
+/* A number of bytes, of KiB, MiB or GiB with the suffix K, M or G. */
+static int read_size(const char *text, uint64_t *out_size)
+{
+    static const char suffixes[] = "KMG";
+    const char *suffix;
+
+    if (read_digits(&text, out_size) != 0 || *out_size == 0)
+        return -1;
+    if (*text == '\0')
+        return 0;
+    suffix = strchr(suffixes, *text);
+    if (suffix == NULL || text[1])
+        return -1;
+    return __builtin_mul_overflow(*out_size, (uint64_t)1 << (10 * (suffix - suffixes + 1)),
+                                  out_size)
+               ? -1
+               : 0;
+}
+
 static int set_map(struct cli *cli, const char *text)
 {
     cli->settings.map = km_bytes_of_string(text);
@@ -55,12 +118,15 @@ static int set_durable(struct cli *cli, const char *text)
     return strcmp(text, "process") && strcmp(text, "power") ? -1 : 0;
 }
 
-/* `keepmap get` knows all three; the other verbs have JSON beside their usual output. */
+/* `keepmap get` knows all three; the other verbs have JSON beside their usual output, which for
+ * `watch` is called tsv. */
 static int set_value_format(struct cli *cli, const char *text)
 {
     static const char *const names[] = {"", "raw", "json", "hex"};
     int i;
 
+    if (cli->verb->run == cli_run_watch && strcmp(text, "tsv") == 0)
+        return 0;
     for (i = VALUE_RAW; i <= VALUE_HEX; i++) {
         if (strcmp(text, names[i]) != 0)
             continue;
@@ -125,6 +191,82 @@ static int set_threads(struct cli *cli, const char *text)
     return read_number(text, 256, &cli->settings.bench_threads);
 }
 
+static int set_prefix(struct cli *cli, const char *text)
+{
+    cli->settings.prefix = km_bytes_of_string(text);
+    return 0;
+}
+
+static int set_after(struct cli *cli, const char *text)
+{
+    km_position *after = &cli->settings.after;
+
+    if (strcmp(text, "now") == 0) {
+        *after = KM_POSITION_NOW;
+        return 0;
+    }
+    if (strcmp(text, "first") == 0) {
+        *after = 0;
+        return 0;
+    }
+    return read_digits(&text, after) != 0 || *text || *after == KM_POSITION_NOW ? -1 : 0;
+}
+
+static int set_for(struct cli *cli, const char *text)
+{
+    cli->settings.for_given = 1;
+    return read_seconds(text, &cli->settings.for_ms);
+}
+
+static int set_limit(struct cli *cli, const char *text)
+{
+    return read_number(text, INT64_MAX, &cli->settings.limit_count);
+}
+
+static int set_interval(struct cli *cli, const char *text)
+{
+    int rc = read_seconds(text, &cli->settings.interval_ms);
+
+    return rc || cli->settings.interval_ms < INTERVAL_MIN_MS ? -1 : 0;
+}
+
+static int set_copy(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.copy = 1;
+    return 0;
+}
+
+static int set_previous(struct cli *cli, const char *text)
+{
+    cli->settings.previous_path = text;
+    return text[0] ? 0 : -1;
+}
+
+static int set_keep(struct cli *cli, const char *text)
+{
+    return read_number(text, UINT32_MAX, &cli->settings.keep_count);
+}
+
+static int set_incremental(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.incremental = 1;
+    return 0;
+}
+
+static int set_rate(struct cli *cli, const char *text)
+{
+    return read_size(text, &cli->settings.rate);
+}
+
+static int set_closed(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.closed = 1;
+    return 0;
+}
+
 static int set_quiet(struct cli *cli, const char *text)
 {
     (void)text;
@@ -145,8 +287,8 @@ static const struct option_entry entries[] = {
     {OPTION_MAP, 'm', "map", "NAME", "the map to work on; default: main", set_map},
     {OPTION_DURABLE, 'd', "durable", "process|power",
      "what a change survives once it is acknowledged; default: process", set_durable},
-    {OPTION_FORMAT, 'f', "format", "FORMAT", "how results are written: json (get: raw, json, hex)",
-     set_value_format},
+    {OPTION_FORMAT, 'f', "format", "FORMAT",
+     "how results are written: json (get: raw, json, hex; watch: tsv, json)", set_value_format},
     {OPTION_ESCAPED, 'x', "escaped", NULL, "names, keys and values given hold \\t \\n \\\\ \\xHH",
      set_escaped},
     {OPTION_INPUT, 'i', "input", "FILE", "read FILE instead of stdin", set_input},
@@ -159,6 +301,22 @@ static const struct option_entry entries[] = {
     {OPTION_COUNT, 'n', "count", "N", "how many keys; default: 1000000", set_count},
     {OPTION_VALUE_SIZE, 0, "value-size", "N", "bytes of a value; default: 100", set_value_size},
     {OPTION_THREADS, 't', "threads", "N", "how many threads; default: 1", set_threads},
+    {OPTION_PREFIX, 0, "prefix", "P", "only keys that begin with P", set_prefix},
+    {OPTION_AFTER, 0, "after", "POSITION", "changes after POSITION, or `now` (default), or `first`",
+     set_after},
+    {OPTION_FOR, 0, "for", "SECONDS", "end after SECONDS; 0: when what is there has been printed",
+     set_for},
+    {OPTION_LIMIT, 'n', "count", "N", "end after N of them; default: when stopped", set_limit},
+    {OPTION_INTERVAL, 0, "interval", "SECONDS", "from one to the next; default: 1", set_interval},
+    {OPTION_COPY, 0, "copy", NULL, "copy every byte: share no file, link nothing", set_copy},
+    {OPTION_PREVIOUS, 0, "previous", "BACKUP", "link what an earlier backup has", set_previous},
+    {OPTION_KEEP, 0, "keep", "N", "DEST holds backups: add one, keep the N newest", set_keep},
+    {OPTION_INCREMENTAL, 0, "incremental", NULL, "DEST holds backups: add one, remove none",
+     set_incremental},
+    {OPTION_RATE, 0, "rate", "BYTES", "read so much a second; with K, M or G: KiB, MiB, GiB",
+     set_rate},
+    {OPTION_CLOSED, 0, "closed", NULL, "only what the next open has to do; do not open",
+     set_closed},
     {OPTION_QUIET, 'q', "quiet", NULL, "print errors only", set_quiet},
     {OPTION_HELP, 'h', "help", NULL, "print this help", set_help},
 };
@@ -192,14 +350,16 @@ static int usage_error(const struct verb *verb, const char *what, const char *ab
     return EXIT_USAGE;
 }
 
-/* Find the entry that getopt_long's answer stands for. */
-static const struct option_entry *find_entry(int found)
+/* Find the entry that getopt_long's answer stands for; verbs may differ in what a letter means. */
+static const struct option_entry *find_entry(const struct verb *verb, int found)
 {
     int i;
 
     if (found >= LONG_BASE)
         return &entries[found - LONG_BASE];
     for (i = 0; i < ENTRY_COUNT; i++) {
+        if (!((verb->options | OPTION_HELP) & entries[i].bit))
+            continue;
         if (entries[i].letter && entries[i].letter == found)
             return &entries[i];
     }
@@ -208,7 +368,7 @@ static const struct option_entry *find_entry(int found)
 
 static int take_option(struct cli *cli, int found, const char *text)
 {
-    const struct option_entry *entry = find_entry(found);
+    const struct option_entry *entry = find_entry(cli->verb, found);
     char about[100];
 
     if (found == ':')
@@ -237,6 +397,19 @@ static int settle_map(struct cli *cli)
     return EXIT_DONE;
 }
 
+static int settle_prefix(struct cli *cli)
+{
+    km_bytes *prefix = &cli->settings.prefix;
+
+    if (cli->settings.escaped)
+        prefix->size = cli_unescape((unsigned char *)prefix->data, prefix->size);
+    if (prefix->size == SIZE_MAX)
+        return usage_error(cli->verb, "bad escape in", "--prefix: \\t, \\n, \\\\ or \\xHH");
+    if (prefix->size > KM_KEY_SIZE_MAX)
+        return usage_error(cli->verb, "no key is as long as", "--prefix: keys end at 65535 bytes");
+    return EXIT_DONE;
+}
+
 int cli_parse(struct cli *cli, int argc, char **argv)
 {
     char letters[2 * ENTRY_COUNT + 2];
@@ -245,6 +418,7 @@ int cli_parse(struct cli *cli, int argc, char **argv)
     int code;
 
     build_tables(cli->verb, letters, names);
+    cli->settings.after = KM_POSITION_NOW;
     opterr = 0;
     while ((found = getopt_long(argc, argv, letters, names, NULL)) != -1) {
         code = take_option(cli, found, argv[optind - 1]);
@@ -258,7 +432,8 @@ int cli_parse(struct cli *cli, int argc, char **argv)
         return usage_error(cli->verb, "arguments are missing:", cli->verb->arguments);
     if (argc - optind > cli->verb->argument_count)
         return usage_error(cli->verb, "too many arguments; expected are", cli->verb->arguments);
-    return settle_map(cli);
+    code = settle_map(cli);
+    return code ? code : settle_prefix(cli);
 }
 
 void cli_print_verb_help(struct cli *cli, const struct verb *verb)

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -71,6 +72,15 @@ int cli_flush(struct cli *cli)
     if (cli->output_error == 0 && fflush(stdout) != 0)
         note_failure(cli);
     return cli->output_error;
+}
+
+int cli_output_is_gone(struct cli *cli)
+{
+    struct pollfd stdout_poll = {.fd = STDOUT_FILENO};
+
+    if (poll(&stdout_poll, 1, 0) == 1 && (stdout_poll.revents & POLLERR) && !cli->output_error)
+        cli->output_error = EPIPE;
+    return cli->output_error != 0;
 }
 
 int cli_output_finish(struct cli *cli, int code)

@@ -67,3 +67,9 @@ void cli_progress_end(struct progress *progress)
         fputs("\r\033[K", stderr);
     progress->drawn_ns = 0;
 }
+
+int cli_progress_show(void *progress, uint64_t done_size, uint64_t total_size)
+{
+    cli_progress_update(progress, done_size, total_size);
+    return cli_is_stopped();
+}

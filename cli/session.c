@@ -8,7 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MESSAGE_MAX = 1024, QUOTED_BYTES_MAX = 32 };
+enum {
+    MESSAGE_MAX = 1024,
+    QUOTED_BYTES_MAX = 32,
+    SETTLE_MS = 100 /* five times what a writer takes to notice who follows it */
+};
 
 /* ---- messages ------------------------------------------------------------------------------ */
 
@@ -88,7 +92,8 @@ int cli_exit_code(km_status status)
 {
     switch (status) {
     case KM_OK: return EXIT_DONE;
-    case KM_NOT_FOUND: return EXIT_NOT_FOUND;
+    case KM_NOT_FOUND:
+    case KM_E_TOO_OLD: return EXIT_NOT_FOUND;
     case KM_EXISTS:
     case KM_E_INVALID:
     case KM_E_TOO_BIG: return EXIT_USAGE;
@@ -101,6 +106,8 @@ int cli_exit_code(km_status status)
 static const char *advice(km_status status)
 {
     switch (status) {
+    case KM_EXISTS: return "what is to be created is there already";
+    case KM_STOPPED: return "stopped by a signal";
     case KM_E_NO_MEMORY: return "not enough memory";
     case KM_E_FULL: return "no space: free some on the disk, then try again";
     case KM_E_IO: return "reading or writing failed: check the disk";
@@ -111,6 +118,8 @@ static const char *advice(km_status status)
     case KM_E_READ_ONLY: return "the store is open for reading only";
     case KM_E_TOO_BIG: return "a key has at most 65535 bytes, a value 2147483647";
     case KM_E_LIMIT: return "maps, segments or descriptors are used up";
+    case KM_E_LOCKED: return "another process has the store open";
+    case KM_E_UNSUPPORTED: return "this build or machine cannot do it, or not in this state";
     default: return km_status_name(status);
     }
 }
@@ -119,6 +128,14 @@ int cli_fail(km_status status, const km_error *error)
 {
     cli_message("%s", error->message[0] ? error->message : advice(status));
     return cli_exit_code(status);
+}
+
+int cli_fail_at(const char *path, km_status status, const km_error *error)
+{
+    if (status != KM_E_NOT_A_STORE || error->message[0])
+        return cli_fail(status, error);
+    cli_message("no store in %s: `keepmap set` and `keepmap load` create one", path);
+    return EXIT_FAILED;
 }
 
 int cli_fail_in_store(const km_store *store, km_status status, const char *doing)
@@ -145,38 +162,48 @@ static void print_warning(void *context, km_log_level level, const char *message
         cli_note(cli, "warning: %s", message);
 }
 
-static int show_recovery(void *context, uint64_t done_size, uint64_t total_size)
-{
-    struct cli *cli = context;
-
-    cli_progress_update(cli->recovery, done_size, total_size);
-    return 0;
-}
-
-int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store)
+km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
+                       km_error *out_error)
 {
     km_options options = KM_OPTIONS_INIT;
     struct progress progress;
-    km_error error;
     km_status rc;
 
-    memset(&error, 0, sizeof(error));
+    memset(out_error, 0, sizeof(*out_error));
     cli_progress_begin(cli, &progress, "recovering");
-    cli->recovery = &progress;
     options.mode = mode;
     options.durability = cli->settings.durable;
     options.log = print_warning;
     options.log_context = cli;
-    options.progress = show_recovery;
-    options.progress_context = cli;
-    rc = km_open(cli->arguments[0], &options, out_store, &error);
+    options.progress = cli_progress_show;
+    options.progress_context = &progress;
+    rc = km_open(cli->arguments[0], &options, out_store, out_error);
     cli_progress_end(&progress);
-    if (rc == KM_E_NOT_A_STORE && error.message[0] == '\0') {
-        cli_message("no store in %s: `keepmap set` and `keepmap load` create one",
-                    cli->arguments[0]);
-        return EXIT_FAILED;
-    }
-    return rc ? cli_fail(rc, &error) : EXIT_DONE;
+    return rc;
+}
+
+/*
+ * What was acknowledged before the tool was started is to be seen by it. A follower sees it some
+ * milliseconds after the writer has noticed that it is followed.
+ */
+static void settle(km_store *store)
+{
+    km_stats stats = {.struct_size = sizeof(stats)};
+
+    if (km_store_stats(store, &stats) == KM_OK && stats.is_follower)
+        cli_pause(SETTLE_MS);
+}
+
+int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store)
+{
+    km_error error;
+    km_status rc = cli_try_open(cli, mode, out_store, &error);
+
+    if (rc)
+        return cli_fail_at(cli->arguments[0], rc, &error);
+    if (mode == KM_OPEN_READ_ONLY)
+        settle(*out_store);
+    return EXIT_DONE;
 }
 
 int cli_close(km_store *store, int code)

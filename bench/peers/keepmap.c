@@ -8,6 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Of include/keepmap/keepmap.h: the default of log_size_min. */
+#define KEEPMAP_LOG_SIZE_MIN (UINT64_C(4) << 20)
+
 struct keepmap_handle {
     km_store *store;
     km_map *map;
@@ -44,6 +47,7 @@ static int keepmap_open(const struct peer_options *options, void **out_handle)
     if (!handle)
         return PEER_FAILED;
     km.durability = options->durability == PEER_CLASS_POWER ? KM_DURABLE_POWER : KM_DURABLE_PROCESS;
+    km.compact_percent = options->compact_percent;
     status = km_open(options->path, &km, &handle->store, &error);
     if (status) {
         fprintf(stderr, "keepmap: %s\n", error.message);
@@ -157,6 +161,17 @@ static void keepmap_figures(void *opaque, struct peer_figures *out_figures)
     out_figures->index_bytes = stats.index_bytes;
     out_figures->recovered_ns = stats.recovered_ns;
     out_figures->recovered_records = stats.recovered_records;
+    out_figures->log_bytes = stats.log_bytes;
+    out_figures->live_bytes = stats.live_bytes;
+    out_figures->emptied_bytes = stats.emptied_bytes;
+    out_figures->pinned_bytes = stats.pinned_bytes;
+    out_figures->log_size_min = KEEPMAP_LOG_SIZE_MIN;
+    out_figures->compacted_bytes = stats.compacted_bytes;
+    out_figures->freed_segments = stats.freed_segments;
+    out_figures->head = stats.head;
+    out_figures->image_count = stats.image_count;
+    out_figures->image_bytes = stats.image_bytes;
+    out_figures->replay_bytes = stats.replay_bytes;
 }
 
 #define KEEPMAP_TEXT_OF(number) #number

@@ -54,6 +54,7 @@ typedef struct km_map km_map;       /* a map of an open store; lives as long as 
 typedef struct km_reader km_reader; /* an open read section */
 typedef struct km_batch km_batch;   /* changes applied and recovered as one */
 typedef struct km_cursor km_cursor; /* a walk over a map */
+typedef struct km_watch km_watch;   /* a reader of the changes of a store */
 
 /* A place in the store's log. It grows with every change and is never reused, not after a crash
  * either. 0 is before every change. */
@@ -97,7 +98,8 @@ typedef enum km_status {
     KM_E_LIMIT = -12,     /* maps, segments or descriptors are used up */
     KM_E_DROPPED = -13,   /* the map was dropped */
     KM_E_FORKED = -14,    /* the store belongs to the parent process */
-    KM_E_UNSUPPORTED = -15 /* this build or machine cannot do it */
+    KM_E_UNSUPPORTED = -15, /* this build or machine cannot do it */
+    KM_E_TOO_OLD = -16    /* compaction has passed that position: take the contents anew */
 } km_status;
 
 /* What went wrong, in words. Optional output of the slow calls; no memory to release. */
@@ -129,9 +131,17 @@ typedef enum km_open_mode {
     KM_OPEN_OR_CREATE = 0,
     KM_OPEN_EXISTING = 1,
     KM_CREATE_NEW = 2, /* KM_EXISTS if there is a store */
-    KM_OPEN_READ_ONLY = 3 /* writes nothing and needs no write permission; several processes may
-                             read at once, while no writer has the store open */
+    KM_OPEN_READ_ONLY = 3 /* writes nothing and needs no write permission; any number of processes
+                             may read at once. Beside a process that has the store open for writing
+                             it follows: changes appear within some milliseconds */
 } km_open_mode;
+
+/* Whether full segments, mapped from their files, are brought into memory. */
+typedef enum km_residency {
+    KM_RESIDENT_ON_DEMAND = 0, /* what is read is */
+    KM_RESIDENT_PRELOAD = 1,   /* all, once, when they are mapped */
+    KM_RESIDENT_LOCKED = 2     /* all, for as long as the store is open (see RLIMIT_MEMLOCK) */
+} km_residency;
 
 typedef enum km_log_level { KM_LOG_ERROR = 1, KM_LOG_WARNING = 2, KM_LOG_INFO = 3 } km_log_level;
 
@@ -159,10 +169,18 @@ typedef struct km_options {
     void *log_context;
     km_progress_fn progress;     /* of recovery; default: none */
     void *progress_context;
+    uint32_t compact_percent;    /* compaction keeps the log below this percentage of the live
+                                    bytes: 110 to 10000; default 150 */
+    uint32_t residency;          /* of sealed segments, a km_residency */
+    uint64_t log_size_min;       /* a log below this size is not compacted; default 4 MiB */
+    uint64_t image_growth;       /* bytes of log from one index image to the next; default a third
+                                    of the live bytes, at least 16 MiB */
+    uint64_t scrub_rate;         /* bytes of sealed segments verified per second, round and round;
+                                    default 0: only by km_scrub() */
 } km_options;
 #define KM_OPTIONS_INIT                                                                            \
     {sizeof(km_options), KM_OPEN_OR_CREATE, KM_DURABLE_DEFAULT, 0, 0, 0, 0, 0, 0, NULL, NULL,      \
-     NULL, NULL}
+     NULL, NULL, 0, 0, 0, 0, 0}
 
 /* ---- status and buffers ------------------------------------------------------------------ */
 
@@ -644,6 +662,149 @@ KM_API km_position km_durable_position(const km_store *store);
  */
 KM_API KM_MUST_CHECK km_status km_durable_fd(km_store *store, int *out_fd);
 
+/* ---- compaction -------------------------------------------------------------------------- */
+
+/*
+ * km_compact -- turn the whole log over now: what is live moves to its end, the rest is freed.
+ *
+ *   progress   Called now and then; may be NULL. A return other than 0 stops the work where it is:
+ *              nothing is lost, and the background goes on as it would have.
+ *   out_error  Details of a failure; may be NULL.
+ *
+ * It is not needed for the store to live: the background does the same, a little at a time. What
+ * cursors, backups and open read sections still reach is freed when they end.
+ *
+ * Returns:   KM_OK, KM_STOPPED, KM_WOULD_BLOCK (inside a read section), KM_E_FULL, KM_E_CORRUPT
+ *            (a damaged record; what lies behind it was not moved), KM_E_READ_ONLY, KM_E_IO,
+ *            KM_E_FAILED, KM_E_NO_MEMORY, KM_E_LIMIT.
+ * Lifetime:  nothing to release.
+ * Threads:   any.
+ * Blocks:    on the disk, for as long as it takes to copy the live records.
+ */
+KM_API KM_MUST_CHECK
+km_status km_compact(km_store *store, km_progress_fn progress, void *context, km_error *out_error);
+
+/* ---- changes as they happen -------------------------------------------------------------- */
+
+typedef enum km_change_kind {
+    KM_CHANGE_PUT = 1,
+    KM_CHANGE_DELETE = 2,
+    KM_CHANGE_MAP_CREATED = 3,
+    KM_CHANGE_MAP_DROPPED = 4, /* with all its keys */
+    KM_CHANGE_MAP_CLEARED = 5  /* all keys of the map are gone */
+} km_change_kind;
+
+typedef struct km_change {
+    km_change_kind kind;
+    int more_follows;     /* the next change that the watch gives belongs to the same batch */
+    km_position position; /* of the change: the version of its key */
+    km_bytes map;         /* the map's name */
+    km_bytes key;         /* of a put or delete */
+    km_bytes value;       /* of a put */
+} km_change;
+
+/* Start with KM_WATCH_OPTIONS_INIT: every change of the store from now on. */
+typedef struct km_watch_options {
+    size_t struct_size;
+    km_position after; /* only changes behind it; KM_POSITION_NOW, or 0: from the very first */
+    km_map *map;       /* only of this map; NULL: of all */
+    km_bytes prefix;   /* puts and deletes only of keys that begin so */
+} km_watch_options;
+#define KM_POSITION_NOW UINT64_MAX
+#define KM_WATCH_OPTIONS_INIT {sizeof(km_watch_options), KM_POSITION_NOW, NULL, {NULL, 0}}
+
+/*
+ * km_watch_open -- begin to read a store's changes, in the order of the log.
+ *
+ *   options    NULL: every change from now on. `after` is a position that a change gave
+ *              (km_write.position, km_change.position), or km_watch_position(), in this session or
+ *              an earlier one.
+ *   out_watch  Set on KM_OK.
+ *
+ * "Now" is after every change that had returned before this call, and before every one that begins
+ * after it. KM_CHANGE_MAP_... are given whatever the prefix is.
+ *
+ * To have the contents and then every change without a gap: open a watch at KM_POSITION_NOW, walk
+ * the maps with cursors, then read the watch. A change that the walk has seen already comes again.
+ * A watch holds nothing back: compaction may pass it.
+ *
+ * Returns:   KM_OK.
+ *            KM_E_TOO_OLD  the log no longer reaches back to `after`: take the contents anew.
+ *            KM_E_INVALID  the log has no such position: it never had, or a power cut took it with
+ *                          changes that were not durable (take the contents anew); or the map is of
+ *                          another store; or the prefix is too long.
+ *            KM_E_NO_MEMORY, KM_E_FORKED.
+ * Lifetime:  release with km_watch_close(), before the store is closed.
+ * Threads:   any; a watch belongs to one thread at a time.
+ * Blocks:    never.
+ */
+KM_API KM_MUST_CHECK
+km_status km_watch_open(km_store *store, const km_watch_options *options, km_watch **out_watch);
+
+/*
+ * km_watch_next -- the next change, waiting for one if need be.
+ *
+ *   timeout_ms 0: do not wait.
+ *   out_change Set on KM_OK.
+ *
+ * Records that compaction moved are no changes and are passed over. Changes of one batch follow one
+ * another; the last one of each key is given.
+ *
+ * Returns:   KM_OK; KM_TIMED_OUT: nothing has happened; KM_E_TOO_OLD: compaction has passed the
+ *            watch, close it; KM_E_CORRUPT, KM_E_NO_MEMORY, KM_E_FORKED; KM_WOULD_BLOCK: it would
+ *            wait inside a read section.
+ * Lifetime:  the bytes in *out_change live until the next call on the watch.
+ * Threads:   a watch belongs to one thread at a time.
+ * Blocks:    up to timeout_ms. A change is delivered within some milliseconds.
+ */
+KM_API KM_MUST_CHECK
+km_status km_watch_next(km_watch *watch, uint32_t timeout_ms, km_change *out_change);
+
+/*
+ * km_watch_position -- up to where the watch has read: a later km_watch_open() may go on after it.
+ *
+ * Changes at this position or below have been given (or were not asked for), those above have not.
+ * It need not be the position of a change: it is the last byte of what was read, so that it is
+ * meaningful before the first change as well. Kept in a file or in the store itself, and given to
+ * km_watch_open() as `after`, it goes on without a gap or a repetition, also after a crash, unless
+ * that took changes which the watch had given already (they were not durable yet: see
+ * km_durable_position()) or compaction got ahead.
+ *
+ * Returns:   the position; 0 if that is before the first change of the store.
+ * Lifetime:  nothing to release.
+ * Threads:   a watch belongs to one thread at a time.
+ * Blocks:    never.
+ */
+KM_API km_position km_watch_position(const km_watch *watch);
+
+/*
+ * km_watch_fd -- a descriptor that becomes readable when km_watch_next() may have a change.
+ *
+ * Read it (8 bytes) to clear it, then call km_watch_next() until it says KM_TIMED_OUT. It becomes
+ * readable within some milliseconds, now and then for a change that was not asked for or for none.
+ *
+ * Returns:   KM_OK, KM_E_LIMIT, KM_E_NO_MEMORY, KM_E_FORKED.
+ * Lifetime:  belongs to the watch; do not close it.
+ * Threads:   a watch belongs to one thread at a time.
+ * Blocks:    never.
+ */
+KM_API KM_MUST_CHECK km_status km_watch_fd(km_watch *watch, int *out_fd);
+
+/*
+ * km_watch_close -- end a watch.
+ *
+ *   watch      NULL is accepted.
+ *
+ * A watch must be closed before its store: km_close() leaves it dangling. In a forked child it
+ * releases the child's copy.
+ *
+ * Returns:   nothing.
+ * Lifetime:  ends the watch and its descriptor.
+ * Threads:   a watch belongs to one thread at a time.
+ * Blocks:    never.
+ */
+KM_API void km_watch_close(km_watch *watch);
+
 /* ---- statistics -------------------------------------------------------------------------- */
 
 typedef struct km_stats {
@@ -668,6 +829,17 @@ typedef struct km_stats {
     uint64_t recovered_ns;       /* time that took */
     uint64_t torn_bytes;         /* cut off the log's end at open */
     uint64_t failed;             /* 1 after a failed write */
+    uint64_t dead_bytes;         /* of log_bytes, what nothing points at: compaction frees it */
+    uint64_t emptied_bytes;      /* segments without live records that wait for the next image */
+    uint64_t pinned_bytes;       /* segments out of the log that cursors or backups still hold */
+    uint64_t compacted_bytes;    /* records moved by compaction since open */
+    uint64_t freed_segments;     /* segments that compaction removed since open */
+    uint64_t image_count;        /* index images written since open */
+    uint64_t image_bytes;        /* size of the newest index image; 0: there is none */
+    uint64_t replay_bytes;       /* log that an open after a crash now would have to replay */
+    uint64_t scrubbed_bytes;     /* sealed bytes verified since open */
+    uint64_t damage_count;       /* damaged places that compaction and scrub met */
+    uint64_t is_follower;        /* 1: opened for reading beside a writer */
 } km_stats;
 
 /*
@@ -681,58 +853,6 @@ typedef struct km_stats {
  * Blocks:    never on the disk.
  */
 KM_API KM_MUST_CHECK km_status km_store_stats(km_store *store, km_stats *stats);
-
-/* ---- checking and rescuing --------------------------------------------------------------- */
-
-/* Called once for each finding. text is one line. */
-typedef void (*km_finding_fn)(void *context, const km_error *finding);
-
-typedef struct km_check_result {
-    uint64_t segment_count;
-    uint64_t record_count;  /* records that checked out */
-    uint64_t finding_count; /* damaged places; for km_salvage also what could not be copied */
-    uint64_t torn_bytes;    /* after the end of the log: what the next open will cut off */
-    uint64_t copied_count;  /* km_salvage: keys written to the new store */
-} km_check_result;
-
-/*
- * km_verify -- read every byte of a store that is not open for writing, and report all damage.
- *
- *   found      Called for every finding; may be NULL.
- *   out_result Set on KM_OK and on KM_E_CORRUPT; may be NULL.
- *
- * Writes nothing.
- *
- * Returns:   KM_OK         no damage; a tail torn by a crash is none.
- *            KM_E_CORRUPT  damage was found.
- *            KM_E_NOT_A_STORE, KM_E_LOCKED, KM_E_VERSION, KM_E_IO, KM_E_NO_MEMORY.
- * Lifetime:  nothing to release.
- * Threads:   any.
- * Blocks:    on the disk.
- */
-KM_API KM_MUST_CHECK
-km_status km_verify(const char *path, km_finding_fn found, void *context,
-                    km_check_result *out_result, km_error *out_error);
-
-/*
- * km_salvage -- copy all that checks out of a damaged store into a new one.
- *
- *   path       The damaged store; it is not changed.
- *   new_path   The new store's folder; it must not hold a store yet.
- *   found      Called for every place that was lost; may be NULL.
- *
- * Whole records before and after damaged places are taken, later ones win; deletes and changes that
- * lay in a damaged place are lost, so an older value of such a key may come back.
- *
- * Returns:   KM_OK, also when damage was found: see out_result->finding_count.
- *            The errors of km_open().
- * Lifetime:  nothing to release.
- * Threads:   any.
- * Blocks:    on the disk.
- */
-KM_API KM_MUST_CHECK
-km_status km_salvage(const char *path, const char *new_path, km_finding_fn found, void *context,
-                     km_check_result *out_result, km_error *out_error);
 
 /* ---- typed keys -------------------------------------------------------------------------- */
 
@@ -821,4 +941,7 @@ static inline KM_MUST_CHECK km_status km_del_u64(km_map *map, uint64_t number, k
 #ifdef __cplusplus
 }
 #endif
+
+#include "keepmap/upkeep.h"
+
 #endif /* KEEPMAP_KEEPMAP_H */

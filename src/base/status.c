@@ -60,6 +60,7 @@ const char *km_status_name(km_status status)
     case KM_E_DROPPED: return "KM_E_DROPPED";
     case KM_E_FORKED: return "KM_E_FORKED";
     case KM_E_UNSUPPORTED: return "KM_E_UNSUPPORTED";
+    case KM_E_TOO_OLD: return "KM_E_TOO_OLD";
     }
     return "KM_UNKNOWN";
 }

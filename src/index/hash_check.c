@@ -11,8 +11,10 @@ struct hash_check {
     const struct hash_node *node;
     uint64_t prefix; /* of the node, from the top of a u64 */
     uint32_t partition;
-    uint64_t count; /* of slots in use, in the partition so far */
-    uint64_t bytes; /* of the index so far */
+    uint64_t count;            /* of slots in use, in the partition so far */
+    uint64_t weight;           /* in the partition so far, modulo 2^64 */
+    uint64_t not_loaded_count; /* in the partition so far */
+    uint64_t bytes;            /* of the index so far */
 };
 
 static uint64_t peek_slot(const struct hash_node *node, uint32_t line, uint32_t slot)
@@ -82,7 +84,7 @@ static int check_line(const struct hash_check *check, uint32_t line, uint32_t *i
     return broken;
 }
 
-static int check_node(struct hash_check *check)
+static int check_lines(const struct hash_check *check)
 {
     const struct hash_node *node = check->node;
     uint32_t flagged_count = 0;
@@ -95,9 +97,25 @@ static int check_node(struct hash_check *check)
     }
     if (!broken && (count != node->count || flagged_count != node->flagged_count))
         broken = 4;
-    check->count += count;
-    check->bytes += km__hash_node_bytes(node);
     return broken;
+}
+
+int km__hash_check_slots(const struct hash_node *node)
+{
+    struct hash_check check = {.node = node};
+
+    return check_lines(&check);
+}
+
+static int check_node(struct hash_check *check)
+{
+    const struct hash_node *node = check->node;
+
+    check->count += node->count;
+    check->weight += node->weight;
+    check->not_loaded_count += !node->lines;
+    check->bytes += km__hash_node_bytes(node);
+    return node->lines ? check_lines(check) : 0;
 }
 
 /* I1 for the node that begins at an entry. */
@@ -111,6 +129,9 @@ static int check_entries(struct hash_directory *directory, size_t first)
         return 1;
     if (node->tag_bits < HASH_TAG_BITS_MIN || node->tag_bits > HASH_TAG_BITS)
         return 1;
+    if (!node->lines && (node->count > HASH_LINE_SLOTS << node->line_bits ||
+                         node->flagged_count > 1u << node->line_bits))
+        return 4;
     entry_count = (size_t)1 << (directory->depth - node->depth);
     if (first % entry_count != 0)
         return 1;
@@ -123,14 +144,28 @@ static int check_entries(struct hash_directory *directory, size_t first)
     return 0;
 }
 
+/* I5; relaxed: no writer is inside. */
+static int check_sums(const struct hash_check *check)
+{
+    const struct hash_partition *partition = &check->index->partitions[check->partition];
+    const _Atomic uint32_t *not_loaded = &check->index->not_loaded_counts[check->partition];
+
+    if (check->count != atomic_load_explicit(&partition->count, memory_order_relaxed) ||
+        check->weight != atomic_load_explicit(&partition->weight, memory_order_relaxed) ||
+        check->not_loaded_count != atomic_load_explicit(not_loaded, memory_order_relaxed))
+        return 5;
+    return 0;
+}
+
 static int check_partition(struct hash_check *check)
 {
     struct hash_directory *directory = km__hash_directory(check->index, check->partition);
-    struct hash_partition *partition = &check->index->partitions[check->partition];
     size_t i = 0;
     int broken = 0;
 
     check->count = 0;
+    check->weight = 0;
+    check->not_loaded_count = 0;
     while (directory && i < (size_t)1 << directory->depth) { /* ends: each turn moves i on */
         broken = check_entries(directory, i);
         if (broken)
@@ -144,9 +179,7 @@ static int check_partition(struct hash_check *check)
     }
     if (directory)
         check->bytes += km__hash_directory_bytes(directory->depth);
-    if (check->count != atomic_load_explicit(&partition->count, memory_order_relaxed))
-        return 5;
-    return 0;
+    return check_sums(check);
 }
 
 int km__hash_index_check(struct hash_index *index, const struct hash_source *source)

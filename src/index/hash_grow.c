@@ -20,8 +20,7 @@
 #include "base/bytes.h"
 #include "index/node_pool.h"
 
-#define HASH_GROUP_COUNT 32u       /* references the source is asked for at once */
-#define HASH_DIRECTORY_SLACK 4096u /* see may_double_directory() */
+#define HASH_GROUP_COUNT 32u /* references the source is asked for at once */
 
 /* A node in the making. */
 struct hash_build {
@@ -43,7 +42,7 @@ struct slot_group {
 
 size_t km__hash_node_bytes(const struct hash_node *node)
 {
-    return HASH_NODE_SIZE + ((size_t)HASH_LINE_SIZE << node->line_bits);
+    return HASH_NODE_SIZE + (node->lines ? (size_t)HASH_LINE_SIZE << node->line_bits : 0);
 }
 
 size_t km__hash_directory_bytes(uint32_t depth)
@@ -58,7 +57,7 @@ size_t km__hash_directory_bytes(uint32_t depth)
     return block_size;
 }
 
-static void account(struct hash_index *index, size_t added, size_t removed)
+void km__hash_account(struct hash_index *index, size_t added, size_t removed)
 {
     atomic_fetch_add_explicit(&index->bytes, (uint64_t)added - (uint64_t)removed,
                               memory_order_relaxed);
@@ -85,7 +84,8 @@ static struct hash_node *create_node(struct node_pool *pool, uint32_t depth, uin
 
 static void free_node(struct node_pool *pool, struct hash_node *node)
 {
-    km__node_pool_release(pool, node->lines, (size_t)HASH_LINE_SIZE << node->line_bits);
+    if (node->lines)
+        km__node_pool_release(pool, node->lines, (size_t)HASH_LINE_SIZE << node->line_bits);
     km__node_pool_release(pool, node, HASH_NODE_SIZE);
 }
 
@@ -100,7 +100,7 @@ static void retire_node(struct hash_index *index, struct hash_node *node)
     km__retire(index->reclaimer, &node->retired, free_retired_node, index->pool);
 }
 
-static struct hash_directory *create_directory(struct hash_index *index, uint32_t depth)
+struct hash_directory *km__hash_create_directory(struct hash_index *index, uint32_t depth)
 {
     size_t size = km__hash_directory_bytes(depth);
     struct hash_directory *directory;
@@ -116,7 +116,7 @@ static struct hash_directory *create_directory(struct hash_index *index, uint32_
     return directory;
 }
 
-static void free_directory(struct node_pool *pool, struct hash_directory *directory)
+static void release_directory(struct node_pool *pool, struct hash_directory *directory)
 {
     size_t size = km__hash_directory_bytes(directory->depth);
 
@@ -128,7 +128,7 @@ static void free_directory(struct node_pool *pool, struct hash_directory *direct
 
 static void free_retired_directory(void *context, struct retired *retired)
 {
-    free_directory(context, (struct hash_directory *)(void *)retired);
+    release_directory(context, (struct hash_directory *)(void *)retired);
 }
 
 static void retire_directory(struct hash_index *index, struct hash_directory *directory)
@@ -138,7 +138,8 @@ static void retire_directory(struct hash_index *index, struct hash_directory *di
 
 /* ---- directories */
 
-static void set_root(struct hash_index *index, uint32_t partition, struct hash_directory *directory)
+void km__hash_set_root(struct hash_index *index, uint32_t partition,
+                       struct hash_directory *directory)
 {
     uint64_t root = directory ? (uint64_t)(uintptr_t)directory | directory->depth : 0;
 
@@ -146,8 +147,7 @@ static void set_root(struct hash_index *index, uint32_t partition, struct hash_d
     atomic_store_explicit(&index->roots.words[partition], root, memory_order_release);
 }
 
-/* Let all entries that begin with the node's prefix, the first bits of `own`, lead to it. */
-static void point_entries(struct hash_directory *directory, uint64_t own, struct hash_node *node)
+void km__hash_point_entries(struct hash_directory *directory, uint64_t own, struct hash_node *node)
 {
     struct hash_node **nodes = km__hash_nodes(directory);
     uint32_t spare_bits = directory->depth - node->depth;
@@ -178,7 +178,7 @@ static int may_double_directory(const struct hash_growth *growth, uint32_t depth
 /* A directory twice as large that leads where `small` leads. */
 static struct hash_directory *create_double(struct hash_index *index, struct hash_directory *small)
 {
-    struct hash_directory *directory = create_directory(index, small->depth + 1);
+    struct hash_directory *directory = km__hash_create_directory(index, small->depth + 1);
     struct hash_node **from = km__hash_nodes(small);
     struct hash_node **to;
 
@@ -187,7 +187,7 @@ static struct hash_directory *create_double(struct hash_index *index, struct has
     to = km__hash_nodes(directory);
     for (size_t i = 0; i < (size_t)2 << small->depth; i++) {
         to[i] = from[i / 2];
-        /* relaxed: set_root() publishes it */
+        /* relaxed: km__hash_set_root() publishes it */
         atomic_store_explicit(&directory->entries[i], km__hash_entry_of(to[i]),
                               memory_order_relaxed);
     }
@@ -211,7 +211,7 @@ static km_status place_slot(struct hash_build *build, uint64_t bits, uint64_t re
         _Atomic uint64_t *line = &node->lines[(size_t)at * HASH_LINE_SLOTS];
         uint64_t first;
 
-        /* relaxed throughout: point_entries() publishes the node */
+        /* relaxed throughout: km__hash_point_entries() publishes the node */
         if (build->fill[at] < HASH_LINE_SLOTS) {
             atomic_store_explicit(&line[build->fill[at]], slot, memory_order_relaxed);
             build->fill[at]++;
@@ -366,8 +366,9 @@ static km_status resize_node(const struct hash_growth *growth, uint32_t line_bit
     if (rc)
         return rc;
     KM_ASSERT(build.node->count == growth->old->count);
-    point_entries(km__hash_directory(index, growth->partition), growth->own, build.node);
-    account(index, km__hash_node_bytes(build.node), km__hash_node_bytes(growth->old));
+    build.node->weight = growth->old->weight;
+    km__hash_point_entries(km__hash_directory(index, growth->partition), growth->own, build.node);
+    km__hash_account(index, km__hash_node_bytes(build.node), km__hash_node_bytes(growth->old));
     retire_node(index, growth->old);
     return KM_OK;
 }
@@ -393,6 +394,18 @@ static km_status build_half(const struct hash_growth *growth, uint32_t bit,
     return rc;
 }
 
+/* What a half of some count gets of the node's weight, the other half getting the rest. A weight is
+ * signed here: as an estimate it may have come to be less than nothing. */
+static uint64_t first_share(const struct hash_node *old, uint32_t count)
+{
+    int64_t whole = (int64_t)old->weight;
+    int64_t old_count = (int64_t)old->count;
+
+    KM_ASSERT(old_count > 0); /* it had become too full */
+    /* in two steps, neither of which can overflow */
+    return (uint64_t)(whole / old_count * count + whole % old_count * count / old_count);
+}
+
 /* Put two halves in the place of a node. `larger` is the directory to change to, or NULL. */
 static void publish_halves(const struct hash_growth *growth, struct hash_node *halves[2],
                            struct hash_directory *larger)
@@ -402,14 +415,16 @@ static void publish_halves(const struct hash_growth *growth, struct hash_node *h
     uint64_t bit = (UINT64_C(1) << 63) >> growth->old->depth;
 
     KM_ASSERT(halves[0]->count + halves[1]->count == growth->old->count);
-    point_entries(larger ? larger : directory, growth->own & ~bit, halves[0]);
-    point_entries(larger ? larger : directory, growth->own | bit, halves[1]);
-    account(index, km__hash_node_bytes(halves[0]) + km__hash_node_bytes(halves[1]),
-            km__hash_node_bytes(growth->old));
+    halves[0]->weight = first_share(growth->old, halves[0]->count);
+    halves[1]->weight = growth->old->weight - halves[0]->weight;
+    km__hash_point_entries(larger ? larger : directory, growth->own & ~bit, halves[0]);
+    km__hash_point_entries(larger ? larger : directory, growth->own | bit, halves[1]);
+    km__hash_account(index, km__hash_node_bytes(halves[0]) + km__hash_node_bytes(halves[1]),
+                     km__hash_node_bytes(growth->old));
     if (larger) {
-        set_root(index, growth->partition, larger);
-        account(index, km__hash_directory_bytes(larger->depth),
-                km__hash_directory_bytes(directory->depth));
+        km__hash_set_root(index, growth->partition, larger);
+        km__hash_account(index, km__hash_directory_bytes(larger->depth),
+                         km__hash_directory_bytes(directory->depth));
         retire_directory(index, directory);
     }
     retire_node(index, growth->old);
@@ -468,34 +483,45 @@ km_status km__hash_rebuild(const struct hash_growth *growth)
 
 km_status km__hash_add_first_node(struct hash_index *index, uint32_t partition)
 {
-    struct hash_directory *directory = create_directory(index, 0);
+    struct hash_directory *directory = km__hash_create_directory(index, 0);
     struct hash_node *node;
 
     if (!directory)
         return KM_E_NO_MEMORY;
     node = create_node(index->pool, 0, 0, HASH_TAG_BITS);
     if (!node) {
-        free_directory(index->pool, directory);
+        release_directory(index->pool, directory);
         return KM_E_NO_MEMORY;
     }
-    point_entries(directory, 0, node);
-    set_root(index, partition, directory);
-    account(index, km__hash_node_bytes(node) + km__hash_directory_bytes(0), 0);
+    km__hash_point_entries(directory, 0, node);
+    km__hash_set_root(index, partition, directory);
+    km__hash_account(index, km__hash_node_bytes(node) + km__hash_directory_bytes(0), 0);
     return KM_OK;
 }
 
-void km__hash_retire_partition(struct hash_index *index, uint32_t partition)
+static size_t partition_bytes(struct hash_directory *directory)
 {
-    struct hash_directory *directory = km__hash_directory(index, partition);
     struct hash_node **nodes;
-    size_t removed;
-    size_t i = 0;
+    size_t bytes, i = 0;
 
     if (!directory)
-        return;
+        return 0;
     nodes = km__hash_nodes(directory);
-    removed = km__hash_directory_bytes(directory->depth);
-    set_root(index, partition, NULL);
+    bytes = km__hash_directory_bytes(directory->depth);
+    while (i < (size_t)1 << directory->depth) { /* ends: each node has an entry or more */
+        bytes += km__hash_node_bytes(nodes[i]);
+        i += (size_t)1 << (directory->depth - nodes[i]->depth);
+    }
+    return bytes;
+}
+
+/* Retire a directory that no root leads to any more, with its nodes. */
+static void retire_all(struct hash_index *index, struct hash_directory *directory)
+{
+    struct hash_node **nodes = km__hash_nodes(directory);
+    size_t removed = km__hash_directory_bytes(directory->depth);
+    size_t i = 0;
+
     while (i < (size_t)1 << directory->depth) { /* ends: each node has an entry or more */
         struct hash_node *node = nodes[i];
         i += (size_t)1 << (directory->depth - node->depth);
@@ -503,22 +529,53 @@ void km__hash_retire_partition(struct hash_index *index, uint32_t partition)
         retire_node(index, node);
     }
     retire_directory(index, directory);
-    account(index, 0, removed);
+    km__hash_account(index, 0, removed);
+}
+
+void km__hash_retire_partition(struct hash_index *index, uint32_t partition)
+{
+    struct hash_directory *directory = km__hash_directory(index, partition);
+
+    if (!directory)
+        return;
+    km__hash_set_root(index, partition, NULL);
+    retire_all(index, directory);
+}
+
+void km__hash_replace_partition(struct hash_index *index, uint32_t partition,
+                                struct hash_index *from)
+{
+    struct hash_directory *old = km__hash_directory(index, partition);
+    struct hash_directory *fresh = km__hash_directory(from, partition);
+    size_t bytes = partition_bytes(fresh);
+
+    km__hash_set_root(index, partition, fresh); /* readers see the old or the new, never nothing */
+    km__hash_set_root(from, partition, NULL);
+    km__hash_account(index, bytes, 0);
+    km__hash_account(from, 0, bytes);
+    if (old)
+        retire_all(index, old);
+}
+
+void km__hash_free_directory(struct node_pool *pool, struct hash_directory *directory)
+{
+    struct hash_node **nodes = km__hash_nodes(directory);
+    size_t i = 0;
+
+    while (i < (size_t)1 << directory->depth) { /* ends: each node has an entry or more */
+        struct hash_node *node = nodes[i];
+        if (!node)
+            break;
+        i += (size_t)1 << (directory->depth - node->depth);
+        free_node(pool, node);
+    }
+    release_directory(pool, directory);
 }
 
 void km__hash_free_partition(struct hash_index *index, uint32_t partition)
 {
     struct hash_directory *directory = km__hash_directory(index, partition);
-    struct hash_node **nodes;
-    size_t i = 0;
 
-    if (!directory)
-        return;
-    nodes = km__hash_nodes(directory);
-    while (i < (size_t)1 << directory->depth) { /* ends: each node has an entry or more */
-        struct hash_node *node = nodes[i];
-        i += (size_t)1 << (directory->depth - node->depth);
-        free_node(index->pool, node);
-    }
-    free_directory(index->pool, directory);
+    if (directory)
+        km__hash_free_directory(index->pool, directory);
 }

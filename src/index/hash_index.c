@@ -5,12 +5,14 @@
  * I1. A partition's root is 0, or leads to a directory of depth D whose 2^D entries lead to nodes;
  *     a node of depth d <= D is what exactly those 2^(D-d) entries lead to that begin with its d
  *     bits of prefix. Entries agree with the writers' view of the node.
+ *     One that is not loaded has no lines: its entries say so, and all else of I1 holds.
  * I2. A slot in use lies at most HASH_DISPLACEMENT_MAX lines past its home (fewer in a small node),
  *     and its displacement says how many. The invalid bits of its tag are 0.
  * I3. The lines from a slot's home up to its own have their flag set, which only slot 0 bears.
  * I4. A node's counts are those of its slots in use and of its flagged lines.
- * I5. A partition's count is the sum over its nodes.
- * I6. The index's bytes are those of itself, its directories and nodes.
+ * I5. A partition's count, weight (modulo 2^64) and number of nodes not loaded are the sums over
+ *     its nodes. The weight of a single node is an estimate, and may be less than nothing.
+ * I6. The index's bytes are those of itself, its directories and nodes, lines of loaded ones.
  * I7. The prefix, home and tag of a slot are the bits of its reference's hash.
  *
  * A slot never moves within a node, so a reference that is replaced in its slot is found by every
@@ -59,6 +61,8 @@ const uint8_t km__hash_partition_table[256] = {
     42, 42, 43, 43, 43, 43, 43, 43, 43, 44, 44, 44, 44, 44, 44, 44, 45, 45, 45, 45, 45, 45, 45, 45,
     46, 46, 46, 46, 46, 46, 46, 46, 47, 47, 47, 47, 47, 47, 47, 47,
 };
+
+const _Atomic uint64_t km__hash_empty_line[HASH_LINE_SLOTS] = {0};
 
 /* ---- slots; the partition's lock is held, so nobody else stores */
 
@@ -143,15 +147,6 @@ static _Atomic uint64_t *find_ref(const struct hash_node *node, uint64_t bits, u
         want += HASH_DISPLACEMENT_ONE;
     }
     return NULL;
-}
-
-static void add_count(struct hash_index *index, uint32_t partition, uint64_t change)
-{
-    _Atomic uint64_t *count = &index->partitions[partition].count;
-
-    /* relaxed, and no read-modify-write: all who store hold the lock */
-    atomic_store_explicit(count, atomic_load_explicit(count, memory_order_relaxed) + change,
-                          memory_order_relaxed);
 }
 
 /* ---- the shape of nodes */
@@ -242,11 +237,12 @@ km_status km__hash_reserve(struct hash_index *index, uint64_t hash, uint64_t pla
     if (rc)
         return rc;
     growth.old = km__hash_find_node(index, growth.partition, growth.own);
+    KM_ASSERT(growth.old->lines);
     rc = reshape(&growth);
     for (uint32_t step = 0; rc == KM_OK && step < HASH_STEPS_MAX; step++) {
         growth.old = km__hash_find_node(index, growth.partition, growth.own);
         if (KM_LIKELY(insert_ref(growth.old, growth.own << growth.old->depth, placeholder))) {
-            add_count(index, growth.partition, 1);
+            km__hash_add(index, growth.partition, 1, 0);
             return KM_OK;
         }
         rc = km__hash_grow(&growth);
@@ -254,39 +250,71 @@ km_status km__hash_reserve(struct hash_index *index, uint64_t hash, uint64_t pla
     return rc ? rc : KM_E_LIMIT;
 }
 
-void km__hash_replace(struct hash_index *index, uint64_t hash, uint64_t old_ref, uint64_t new_ref)
-{
-    uint64_t own = km__hash_own_bits(hash);
-    struct hash_node *node = km__hash_find_node(index, km__hash_partition(hash), own);
-    _Atomic uint64_t *slot;
-
-    KM_ASSERT(new_ref != 0 && (new_ref & ~HASH_REF_MASK) == 0);
-    KM_ASSERT(node);
-    slot = find_ref(node, own << node->depth, old_ref);
-    KM_ASSERT(slot);
-    store_slot(slot, (load_slot(slot) & ~HASH_REF_MASK) | new_ref);
-}
-
-void km__hash_remove(struct hash_index *index, uint64_t hash, uint64_t ref)
+void km__hash_replace(struct hash_index *index, uint64_t hash, uint64_t old_ref, uint64_t new_ref,
+                      int64_t weight_change)
 {
     uint64_t own = km__hash_own_bits(hash);
     uint32_t partition = km__hash_partition(hash);
     struct hash_node *node = km__hash_find_node(index, partition, own);
     _Atomic uint64_t *slot;
 
-    KM_ASSERT(node);
+    KM_ASSERT(new_ref != 0 && (new_ref & ~HASH_REF_MASK) == 0);
+    KM_ASSERT(node && node->lines);
+    slot = find_ref(node, own << node->depth, old_ref);
+    KM_ASSERT(slot);
+    store_slot(slot, (load_slot(slot) & ~HASH_REF_MASK) | new_ref);
+    if (weight_change == 0)
+        return; /* leaves the node's line as it is in other processors' caches */
+    node->weight += (uint64_t)weight_change;
+    km__hash_add(index, partition, 0, (uint64_t)weight_change);
+}
+
+void km__hash_remove(struct hash_index *index, uint64_t hash, uint64_t ref, uint64_t weight)
+{
+    uint64_t own = km__hash_own_bits(hash);
+    uint32_t partition = km__hash_partition(hash);
+    struct hash_node *node = km__hash_find_node(index, partition, own);
+    _Atomic uint64_t *slot;
+
+    KM_ASSERT(node && node->lines);
     slot = find_ref(node, own << node->depth, ref);
     KM_ASSERT(slot);
     store_slot(slot, load_slot(slot) & HASH_FLAG_BIT);
     node->count--;
-    add_count(index, partition, (uint64_t)-1);
+    node->weight -= weight;
+    km__hash_add(index, partition, (uint64_t)-1, 0 - weight);
 }
 
 void km__hash_clear_partition(struct hash_index *index, uint32_t partition)
 {
+    struct hash_partition *p = &index->partitions[partition];
+
     km__hash_retire_partition(index, partition);
-    /* relaxed: as in add_count() */
-    atomic_store_explicit(&index->partitions[partition].count, 0, memory_order_relaxed);
+    /* relaxed: as in km__hash_add() */
+    atomic_store_explicit(&p->count, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->weight, 0, memory_order_relaxed);
+    atomic_store_explicit(&index->not_loaded_counts[partition], 0, memory_order_relaxed);
+    index->clear_counts[partition]++;
+}
+
+static void move_u64(_Atomic uint64_t *to, _Atomic uint64_t *from)
+{
+    /* relaxed: as in km__hash_add() */
+    atomic_store_explicit(to, atomic_load_explicit(from, memory_order_relaxed),
+                          memory_order_relaxed);
+    atomic_store_explicit(from, 0, memory_order_relaxed);
+}
+
+void km__hash_adopt(struct hash_index *index, struct hash_index *from)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++) {
+        KM_ASSERT(from->not_loaded_counts[i] == 0);
+        km__hash_replace_partition(index, i, from);
+        move_u64(&index->partitions[i].count, &from->partitions[i].count);
+        move_u64(&index->partitions[i].weight, &from->partitions[i].weight);
+        atomic_store_explicit(&index->not_loaded_counts[i], 0, memory_order_release);
+        index->clear_counts[i]++; /* nodes may be wider than they were */
+    }
 }
 
 uint64_t km__hash_count(const struct hash_index *index)
@@ -295,6 +323,25 @@ uint64_t km__hash_count(const struct hash_index *index)
 
     for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++) /* relaxed: a number, no data behind it */
         count += atomic_load_explicit(&index->partitions[i].count, memory_order_relaxed);
+    return count;
+}
+
+uint64_t km__hash_weight(const struct hash_index *index)
+{
+    uint64_t weight = 0;
+
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++) /* relaxed: a number, no data behind it */
+        weight += atomic_load_explicit(&index->partitions[i].weight, memory_order_relaxed);
+    return weight;
+}
+
+uint64_t km__hash_not_loaded_count(const struct hash_index *index)
+{
+    uint64_t count = 0;
+
+    /* pairs with km__hash_load_slow(): who sees 0 may release what the lines were read from */
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
+        count += atomic_load_explicit(&index->not_loaded_counts[i], memory_order_acquire);
     return count;
 }
 

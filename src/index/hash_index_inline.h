@@ -11,6 +11,7 @@
  *           bits 52..48  depth: how many directory bits all hashes of the node share
  *           bits 57..53  how many bits of the tags are valid; the others are 0 in every slot
  *           bits 61..58  log2 of its lines
+ *           bit  63      the node is not loaded: its address is 0
  *
  * Bits of a hash, from the top: 8 for the partition, then the partition's own: `depth` bits for the
  * directory, then those of the line, then the 16 of the tag.
@@ -23,9 +24,15 @@
 #define HASH_DISPLACEMENT_MAX 7u
 #define HASH_TAG_BITS 16u
 #define HASH_ENTRY_ADDRESS_MASK ((UINT64_C(1) << 48) - 1)
+#define HASH_ENTRY_NOT_LOADED (UINT64_C(1) << 63)
 #define HASH_ROOT_DEPTH_MASK UINT64_C(63)
 
 extern const uint8_t km__hash_partition_table[256];
+extern const _Atomic uint64_t km__hash_empty_line[HASH_LINE_SLOTS];
+
+/* Load the node where `own` leads, if there is one and it is not loaded. With the partition's lock
+ * held. */
+km_status km__hash_load_slow(struct hash_index *index, uint32_t partition, uint64_t own);
 
 /* The first thing in a struct hash_index. Read by all, written when a directory grows. */
 struct hash_roots {
@@ -88,20 +95,27 @@ static inline uint32_t km__hash_line_offset(uint32_t displacement)
     return displacement * (displacement + 1) / 2;
 }
 
+/* Whether there are lines where an entry leads: it is neither 0 nor of a node that is not loaded.
+ * Both are ruled out by one comparison. */
+static inline int km__hash_entry_is_loaded(uint64_t entry)
+{
+    return (int64_t)entry > 0;
+}
+
 /* The entry where `own` leads; 0 in an empty partition. */
 static inline uint64_t km__hash_find_entry(const struct hash_index *index, uint32_t partition,
                                            uint64_t own)
 {
     const struct hash_roots *roots = (const struct hash_roots *)(const void *)index;
     const struct hash_directory *directory;
-    /* pairs with set_root(): the directory's entries */
+    /* pairs with km__hash_set_root(): the directory's entries */
     uint64_t root = atomic_load_explicit(&roots->words[partition], memory_order_acquire);
     uint32_t depth = (uint32_t)(root & HASH_ROOT_DEPTH_MASK);
 
     if (KM_UNLIKELY(root == 0))
         return 0;
     directory = (const struct hash_directory *)(uintptr_t)(root & ~HASH_ROOT_DEPTH_MASK);
-    /* pairs with point_entries(): the node's slots */
+    /* pairs with km__hash_point_entries(): the node's slots */
     return atomic_load_explicit(&directory->entries[km__hash_top_bits(own, depth)],
                                 memory_order_acquire);
 }
@@ -118,7 +132,9 @@ static inline void km__hash_prefetch(const struct hash_index *index, uint64_t ha
     uint64_t home = km__hash_top_bits(own << km__hash_entry_depth(entry),
                                       km__hash_entry_line_bits(entry));
 
-    KM_PREFETCH((const void *)(km__hash_entry_lines(entry) + home * HASH_LINE_SLOTS));
+    /* by number: where there are no lines it is a low address, for which a prefetch does nothing */
+    KM_PREFETCH((const void *)(uintptr_t)((entry & HASH_ENTRY_ADDRESS_MASK) +
+                                          home * HASH_LINE_SLOTS * sizeof(uint64_t)));
 }
 
 static inline uint64_t km__hash_next(struct hash_probe *probe)
@@ -157,8 +173,10 @@ static inline uint64_t km__hash_first(const struct hash_index *index, uint64_t h
     uint64_t bits = own << km__hash_entry_depth(entry);
     uint32_t line_bits = km__hash_entry_line_bits(entry);
 
-    if (KM_UNLIKELY(entry == 0))
-        return 0;
+    if (KM_UNLIKELY(!km__hash_entry_is_loaded(entry))) {
+        *probe = (struct hash_probe){km__hash_empty_line, 0, 0, 0, 0, 0}; /* used up */
+        return entry ? HASH_NOT_LOADED : 0;
+    }
     probe->lines = km__hash_entry_lines(entry);
     probe->line_mask = (1u << line_bits) - 1;
     probe->lines_left = probe->line_mask < HASH_DISPLACEMENT_MAX ? probe->line_mask
@@ -168,6 +186,16 @@ static inline uint64_t km__hash_first(const struct hash_index *index, uint64_t h
     probe->matches = km__hash_match(probe->lines + (size_t)probe->line * HASH_LINE_SLOTS,
                                     probe->want);
     return km__hash_next(probe);
+}
+
+static inline km_status km__hash_load(struct hash_index *index, uint64_t hash)
+{
+    uint64_t own = km__hash_own_bits(hash);
+    uint32_t partition = km__hash_partition(hash);
+
+    if (KM_LIKELY(!(km__hash_find_entry(index, partition, own) & HASH_ENTRY_NOT_LOADED)))
+        return KM_OK;
+    return km__hash_load_slow(index, partition, own);
 }
 
 #endif

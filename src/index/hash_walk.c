@@ -27,26 +27,27 @@ static size_t copy_refs(uint64_t entry, uint64_t *refs)
     return count;
 }
 
-size_t km__hash_walk_next(const struct hash_index *index, struct hash_walk *walk, uint64_t *refs,
-                          int *out_end)
+km_status km__hash_walk_next(struct hash_index *index, struct hash_walk *walk, uint64_t *refs,
+                             size_t *out_count, int *out_end)
 {
-    *out_end = 0;
-    while (walk->partition < HASH_PARTITION_COUNT) {
+    while (walk->partition < HASH_PARTITION_COUNT) { /* ends: a node is loaded, or gone, once */
         uint64_t entry = km__hash_find_entry(index, walk->partition, walk->prefix);
-        uint64_t last;
 
         if (entry == 0) {
             walk->prefix = 0;
             walk->partition++;
-            continue;
+        } else if (KM_UNLIKELY(entry & HASH_ENTRY_NOT_LOADED)) {
+            km_status rc = km__hash_load_at(index, walk->partition, walk->prefix);
+            if (rc)
+                return rc;
+        } else {
+            km__hash_walk_step(walk, km__hash_entry_depth(entry));
+            *out_count = copy_refs(entry, refs);
+            *out_end = 0;
+            return KM_OK;
         }
-        /* the last own bits that lead to the node; after them comes the next node, or 0 */
-        last = walk->prefix | (UINT64_MAX >> km__hash_entry_depth(entry));
-        walk->prefix = last + 1;
-        if (walk->prefix == 0)
-            walk->partition++;
-        return copy_refs(entry, refs);
     }
+    *out_count = 0;
     *out_end = 1;
-    return 0;
+    return KM_OK;
 }

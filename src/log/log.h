@@ -28,10 +28,12 @@
 
 struct log;
 
-/* Who asks for space. The last ready segments are kept for those who can free some. */
+/* Who asks for space. The last ready segments are kept for those who can free some: a put leaves
+ * two alone, a delete one. */
 enum log_class {
     LOG_CLASS_PUT,
     LOG_CLASS_DELETE,
+    LOG_CLASS_COMPACT,
     LOG_CLASS_INTERNAL /* marks */
 };
 
@@ -47,8 +49,10 @@ struct log_options {
     uint32_t sync_interval_ms;
     int zero_fill;      /* fill new segment files with zeros: synchronous appends are faster */
     int keep_in_memory; /* do not map sealed segments */
+    int residency;      /* of mapped segments: a km_residency */
     int verify_reads;   /* records in mappings are verified when read */
     int read_only;
+    int follow;                       /* read-only beside a writer: see log_follow.c */
     int background;                   /* start the flusher, the syncer and the preparer */
     void (*housekeep)(void *context); /* called by the preparer now and then; NULL: nothing */
     void *housekeep_context;
@@ -80,6 +84,15 @@ uint32_t km__log_chain_number(const struct log *log, uint32_t index);
 
 /* Whether its scan came to the segment's end without meeting damage. */
 int km__log_chain_is_whole(const struct log *log, uint32_t index);
+
+/* An index image tells what the records below `position` come to: they need not be scanned, and are
+ * verified when they are read. *out_index is the segment to begin with. KM_NOT_FOUND if the
+ * position is not in the chain. `durable` is a durable point as those in MARKS and the log. */
+km_status km__log_skip_to(struct log *log, uint64_t position, uint32_t *out_index);
+/* After all, all are scanned. */
+void km__log_skip_nothing(struct log *log);
+/* A durable point from outside the log. */
+void km__log_see_durable(struct log *log, uint64_t position);
 
 /* As far as is known by now, the log does not end before the end of segments below this number. */
 uint32_t km__log_certain_number(const struct log *log);
@@ -118,6 +131,14 @@ struct log_space {
 /* The largest unit that km__log_reserve() takes; larger ones go by km__log_special_begin(). */
 uint64_t km__log_unit_size_max(const struct log *log);
 
+/* The smallest that it ever is. */
+#define LOG_UNIT_SIZE_SURE (UINT64_C(64) << 10)
+
+static inline int km__log_is_large(const struct log *log, uint64_t size)
+{
+    return KM_UNLIKELY(size > LOG_UNIT_SIZE_SURE) && size > km__log_unit_size_max(log);
+}
+
 /* Take room for a unit of `size` bytes (a multiple of 8). Never waits: KM_WOULD_BLOCK means that
  * the caller must let go of everything, call km__log_wait_space(), and try again. After KM_OK the
  * caller writes all records of the unit at once, without waiting for anything. Inside an epoch. */
@@ -155,6 +176,91 @@ km_status km__log_special_write(struct log *log, struct log_space *space);
 void km__log_special_take(struct log *log, struct log_space *space);
 void km__log_special_cancel(struct log *log, struct log_space *space);
 
+/* ---- compaction: how far writers may go; see log_append.c */
+
+/* Bytes of segments before a position, counted from the log's first: never goes back. */
+uint64_t km__log_linear(const struct log *log, uint64_t position);
+/* Puts wait when the log's end, linear, would pass `limit`; UINT64_MAX: they do not. */
+void km__log_set_pace(struct log *log, uint64_t limit);
+/* About how many bytes of the log are live: by this the sizes of new segments are chosen. */
+void km__log_set_live_bytes(struct log *log, uint64_t bytes);
+/* Sleep until a segment was filled, a put waits for the pace, a kick, or the time is over. */
+void km__log_wait_for_work(struct log *log, uint64_t timeout_ns);
+void km__log_kick(struct log *log);
+
+/* ---- reading along; inside an epoch; see log_read.c */
+
+struct log_item {
+    struct record record;
+    const uint8_t *bytes; /* where it lies */
+    uint64_t position;
+    uint64_t next; /* where the record after it begins */
+};
+
+/* The record at `position`, verified; where a segment is at its end, the first of the next. KM_END:
+ * it would not lie wholly below `limit` (km__log_complete() at most). KM_E_TOO_OLD: the head has
+ * passed the position. KM_E_CORRUPT: *out tells the position that is damaged. */
+km_status km__log_read(const struct log *log, uint64_t position, uint64_t limit,
+                       struct log_item *out);
+
+/* Wait until everything that has taken room by now is complete. Waits for other writers' copying
+ * only. */
+void km__log_settle(struct log *log);
+
+/* Where the next record lies, or will: at a segment's end, the beginning of the next one. */
+uint64_t km__log_skip_end(const struct log *log, uint64_t position);
+
+/* Whether a segment of that number belongs to the log: not before its head, not beyond its end, and
+ * not one that a crash made void. */
+int km__log_has_number(const struct log *log, uint32_t number);
+/* Where the log leaves a segment that it has; of the last one its size. Also with a pin. */
+uint64_t km__log_segment_limit(const struct log *log, uint32_t number);
+/* The position where the log before a segment that it has ends; 0: nothing is before. */
+uint64_t km__log_previous_end(const struct log *log, uint32_t number);
+
+/* ---- the head; see log_head.c */
+
+/* Keeps every segment that is in the log when the pin is taken, until it is released: its file, and
+ * its bytes where references lead. */
+struct log_pin {
+    struct log_pin *next;
+    uint32_t number; /* of the log's first segment then */
+};
+void km__log_pin(struct log *log, struct log_pin *pin);
+void km__log_unpin(struct log *log, struct log_pin *pin);
+
+/* The number of the log's first segment. Any thread. */
+uint32_t km__log_head_number(const struct log *log);
+/* The segment that follows another in the log; size of a segment's file. Inside an epoch, or
+ * pinned. */
+uint32_t km__log_next_number(const struct log *log, uint32_t number);
+uint64_t km__log_segment_size(const struct log *log, uint32_t number);
+
+/* Leave the active segment for the next, however much of it is free, so that all that was written
+ * before the call lies in segments that can be emptied. Outside any epoch. */
+km_status km__log_leave_segment(struct log *log);
+
+/* Make the segment `number`, which the log has reached, the log's first. No reference, image or
+ * catalogue may need those before it any more. They are freed once nothing reaches them. Outside
+ * any epoch. */
+km_status km__log_move_head(struct log *log, uint32_t number);
+/* Remove the segments that are ready, to have their room for something that frees more. */
+km_status km__log_give_up_ready(struct log *log);
+/* Free what the head has left behind and nobody reaches any more; the preparer calls it too. */
+void km__log_free_dropped(struct log *log);
+
+/* ---- following a writer of another process; see log_follow.c */
+
+/* Visit the units that were written since the last call. `is_thorough`: look also whether the
+ * writer has gone on elsewhere after a crash of its own. *out_moved: 1 if there was anything.
+ * KM_E_TOO_OLD: the log goes on where it cannot be followed any more. One thread. */
+km_status km__log_follow(struct log *log, log_visit_fn visit, void *context, int is_thorough,
+                         int *out_moved);
+/* The writer's log begins at `number` and no reference of ours leads to what is before it. */
+void km__log_follow_head(struct log *log, uint32_t number, uint64_t durable);
+/* Somebody follows: write what is complete to the files at once. */
+void km__log_set_followed(struct log *log, int is_followed);
+
 /* ---- durability */
 
 /* Wait until everything below `position` is durable, leading a sync if nobody else does. */
@@ -179,6 +285,7 @@ struct log_stats {
     uint64_t log_bytes, segment_count, disk_bytes, memory_bytes, mapped_bytes;
     uint64_t head, tail, flushed, durable;
     uint64_t sync_count, wait_count, wait_longest_ns;
+    uint64_t pinned_bytes, freed_segments;
 };
 void km__log_stats(struct log *log, struct log_stats *out);
 

@@ -17,12 +17,16 @@
  *     padding record that may have to follow. The same holds for a segment's beginning before
  *     the tail moves there.
  *
+ * I6. No put moves the tail past the pace limit: the compactor raises it as it gets on, so that the
+ *     log keeps its bound at every moment. It is one comparison, and no put waits for a whole pass.
+ *
  * Design note: reserving optimistically and retrying replaces the space credits of the first
  * design: the same promise (no wait under a lock), with nothing to account for and to give back.
  */
 #include "log/log_internal.h"
 
 #define COMPLETE_SPINS 200 /* then sleep: pure spinning halves throughput on a busy machine */
+#define PACE_WAIT_NS UINT64_C(10000000)
 
 static uint64_t linear_end(const struct segment *segment, uint64_t end_offset)
 {
@@ -39,18 +43,63 @@ static int ring_has_room(const struct log *log, const struct segment *segment, u
            segment->ring->size;
 }
 
-/* Marks leave the last ready segment alone too: MARKS can say the same, a little later. */
+/* What must be ready for a class to take one. Marks leave the last ones alone as puts do: MARKS can
+ * say the same, a little later. */
 static uint32_t ready_needed(enum log_class class)
 {
-    return class == LOG_CLASS_DELETE ? 1 : 2;
+    switch (class) {
+    case LOG_CLASS_COMPACT: return 1;
+    case LOG_CLASS_DELETE: return 2;
+    default: return 3;
+    }
 }
 
-uint64_t km__log_unit_size_max(const struct log *log)
+/* ---- pace -------------------------------------------------------------------------------- */
+
+uint64_t km__log_linear(const struct log *log, uint64_t position)
+{
+    return km__segment_at(log, km__position_number(position))->linear_start +
+           km__position_offset(position);
+}
+
+/* Puts may not run further ahead of compaction than the limit; what frees space may. */
+static inline int is_ahead(const struct log *log, const struct segment *segment, uint64_t offset,
+                           enum log_class class)
+{
+    /* relaxed: a number, no data behind it */
+    return class == LOG_CLASS_PUT &&
+           segment->linear_start + offset >
+               atomic_load_explicit(&log->pace_limit, memory_order_relaxed);
+}
+
+void km__log_set_pace(struct log *log, uint64_t limit)
+{
+    atomic_store_explicit(&log->pace_limit, limit, memory_order_relaxed);
+    km__eventcount_notify(&log->pace_event);
+}
+
+void km__log_set_live_bytes(struct log *log, uint64_t bytes)
+{
+    atomic_store_explicit(&log->live_bytes, bytes, memory_order_relaxed);
+}
+
+void km__log_kick(struct log *log)
+{
+    km__eventcount_notify(&log->work_event);
+}
+
+void km__log_wait_for_work(struct log *log, uint64_t timeout_ns)
+{
+    uint32_t ticket = km__eventcount_prepare(&log->work_event);
+
+    km__eventcount_wait(&log->work_event, ticket, timeout_ns);
+}
+
+static uint64_t unit_size_max(const struct log *log)
 {
     /* pairs with switch_locked(): the segment's fields */
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
-
     uint64_t usual_size = atomic_load_explicit(&log->usual_size, memory_order_relaxed);
 
     if (segment->ring)
@@ -61,19 +110,36 @@ uint64_t km__log_unit_size_max(const struct log *log)
     return log->in_memory ? usual_size / 4 : (UINT64_C(1) << km__ring_log2_for(usual_size)) / 4;
 }
 
+uint64_t km__log_unit_size_max(const struct log *log)
+{
+    uint64_t size;
+
+    km__epoch_enter(); /* the segment may leave the log meanwhile */
+    size = unit_size_max(log);
+    km__epoch_leave();
+    return size;
+}
+
 /* ---- leaving a segment ------------------------------------------------------------------- */
+
+static void write_padding_record(struct log *log, const struct log_space *space)
+{
+    struct record padding = {0};
+
+    padding.kind = RECORD_PADDING;
+    padding.value_size = (uint32_t)(space->size - RECORD_HEADER_SIZE);
+    km__log_write_record(log, space, 0, &padding, &(struct log_payload){NULL, NULL, 0});
+}
 
 void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset)
 {
-    struct record padding = {0};
-    struct log_space space = {segment, segment->memory + offset,
-                              km__position(segment->number, offset), segment->size - offset};
+    struct log_space space = {segment, NULL, km__position(segment->number, offset),
+                              segment->size - offset};
 
     if (space.size < RECORD_HEADER_SIZE)
-        return; /* too little for a record: the segment ends here by rule */
-    padding.kind = RECORD_PADDING;
-    padding.value_size = (uint32_t)(space.size - RECORD_HEADER_SIZE);
-    km__log_write_record(log, &space, 0, &padding, &(struct log_payload){NULL, NULL, 0});
+        return; /* too little for a record: the segment ends here by rule, and may be sealed */
+    space.bytes = segment->memory + offset;
+    write_padding_record(log, &space);
 }
 
 /* Even where the log only passes a segment's beginning, a padding record may have to go there. */
@@ -128,6 +194,7 @@ static KM_NOINLINE km_status switch_segment(struct log *log, struct segment *seg
     rc = switch_locked(log, segment, tail, class);
     km__mutex_unlock(&log->switch_lock);
     km__log_wake_preparer(log);
+    km__log_kick(log);
     return rc;
 }
 
@@ -155,7 +222,8 @@ km_status km__log_reserve(struct log *log, uint64_t size, enum log_class class,
         km_status rc;
 
         if (KM_LIKELY(offset + size <= segment->size)) {
-            if (KM_UNLIKELY(!ring_has_room(log, segment, offset + size)))
+            if (KM_UNLIKELY(!ring_has_room(log, segment, offset + size) ||
+                            is_ahead(log, segment, offset, class)))
                 return KM_WOULD_BLOCK;
             /* acq_rel: pairs with the acquire above in other threads */
             if (KM_UNLIKELY(!atomic_compare_exchange_weak_explicit(
@@ -310,10 +378,27 @@ void km__log_finish(struct log *log, const struct log_space *space)
         km__log_wake_flusher(log);
 }
 
+void km__log_settle(struct log *log)
+{
+    uint64_t tail, size;
+
+    km__epoch_enter();
+    tail = atomic_load_explicit(&log->tail,
+                                memory_order_acquire); /* pairs with km__log_reserve() */
+    size = km__segment_at(log, km__position_number(tail))->size;
+    /* a special segment was taken to its end, and may end in too little for a record */
+    if (size - km__position_offset(tail) < RECORD_HEADER_SIZE)
+        tail = km__position(km__position_number(tail), size - RECORD_HEADER_SIZE + 1);
+    km__log_advance_complete(log);
+    if (km__log_complete(log) < tail)
+        wait_complete_slow(log, tail);
+    km__epoch_leave();
+}
+
 /* ---- room -------------------------------------------------------------------------------- */
 
-/* Whether a reserve would succeed now; *out_wants_segment says what is missing if not. */
-int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *out_wants_segment)
+static int has_room(const struct log *log, uint64_t size, enum log_class class,
+                    int *out_wants_segment)
 {
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     const struct segment *segment = km__segment_at(log, km__position_number(tail));
@@ -321,6 +406,8 @@ int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *
     uint32_t next;
 
     *out_wants_segment = 0;
+    if (is_ahead(log, segment, offset, class))
+        return 0;
     if (offset + size <= segment->size)
         return ring_has_room(log, segment, offset + size);
     /* pairs with km__segment_enter() */
@@ -328,6 +415,17 @@ int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *
     *out_wants_segment = !next || atomic_load_explicit(&log->ready_count, memory_order_relaxed) <
                                       ready_needed(class);
     return !*out_wants_segment && next_has_room(log, next);
+}
+
+/* Whether a reserve would succeed now; *out_wants_segment says what is missing if not. */
+int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *out_wants_segment)
+{
+    int it_has;
+
+    km__epoch_enter(); /* as in km__log_unit_size_max() */
+    it_has = has_room(log, size, class, out_wants_segment);
+    km__epoch_leave();
+    return it_has;
 }
 
 static void note_wait(struct log *log, uint64_t waited_ns)
@@ -341,11 +439,48 @@ static void note_wait(struct log *log, uint64_t waited_ns)
     }
 }
 
-/* One thing that may make room: a segment if one is wanted, else a flush. */
+static int is_tail_ahead(const struct log *log, enum log_class class)
+{
+    uint64_t tail;
+    int is_it;
+
+    km__epoch_enter(); /* as in km__log_unit_size_max() */
+    /* pairs with switch_locked(): the segment's fields */
+    tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+    is_it = is_ahead(log, km__segment_at(log, km__position_number(tail)), km__position_offset(tail),
+                     class);
+    km__epoch_leave();
+    return is_it;
+}
+
+/* Let the compactor catch up. It moves on in small steps, so waits are short. */
+static void wait_for_pace(struct log *log, enum log_class class)
+{
+    uint32_t ticket = km__eventcount_prepare(&log->pace_event);
+
+    km__log_kick(log);
+    if (is_tail_ahead(log, class))
+        km__eventcount_wait(&log->pace_event, ticket, PACE_WAIT_NS);
+    else
+        km__eventcount_cancel(&log->pace_event);
+}
+
+void km__log_wait_pace(struct log *log, enum log_class class)
+{
+    while (is_tail_ahead(log, class) && km__log_writable(log) == KM_OK)
+        wait_for_pace(log, class);
+}
+
+/* One thing that may make room: the compactor's progress, a segment if one is wanted, or a flush.
+ */
 static km_status make_room(struct log *log, uint64_t size, enum log_class class, int wants_segment)
 {
     km_status rc = KM_OK;
 
+    if (is_tail_ahead(log, class)) {
+        wait_for_pace(log, class);
+        return KM_OK;
+    }
     if (!wants_segment)
         return km__log_flush(log);
     km__mutex_lock(&log->special_lock); /* a special unit on its way makes the next segment */
@@ -373,5 +508,74 @@ km_status km__log_wait_space(struct log *log, uint64_t size, enum log_class clas
         km__thread_pause();
     }
     note_wait(log, log->os->ops->now_ns(log->os) - begin);
+    return rc;
+}
+
+/* What switch_segment() misses when it would block. */
+static km_status make_next(struct log *log, enum log_class class)
+{
+    km_status rc = km__log_writable(log);
+
+    if (!rc)
+        rc = km__log_flush(log);
+    km__mutex_lock(&log->special_lock);
+    km__mutex_lock(&log->prepare_lock);
+    if (!rc && atomic_load_explicit(&log->ready_count, memory_order_relaxed) < ready_needed(class))
+        rc = km__log_prepare_one(log, NULL);
+    km__mutex_unlock(&log->prepare_lock);
+    km__mutex_unlock(&log->special_lock);
+    return rc;
+}
+
+/* Fill some of the rest, or switch: the ring takes no more of a segment at once than any unit. */
+static km_status leave_some(struct log *log, struct segment *segment, uint64_t tail)
+{
+    uint64_t rest = segment->size - km__position_offset(tail);
+    uint64_t most = km__log_unit_size_max(log);
+    struct log_space space;
+    km_status rc;
+
+    if (!segment->ring || rest <= most)
+        return switch_segment(log, segment, tail, LOG_CLASS_COMPACT);
+    rc = km__log_reserve(log, most, LOG_CLASS_COMPACT, &space);
+    if (rc)
+        return rc;
+    write_padding_record(log, &space);
+    km__log_finish(log, &space);
+    return KM_OK;
+}
+
+km_status km__log_leave_segment(struct log *log)
+{
+    /* acquire: pairs with switch_locked() */
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
+    uint32_t number = km__position_number(tail);
+    km_status rc = KM_OK;
+
+    if (km__position_offset(tail) == SEGMENT_HEADER_SIZE)
+        return KM_OK;      /* it holds nothing */
+    while (!rc) {          /* ends when the tail has left */
+        km__epoch_enter(); /* once the tail has left, the segment may go */
+        tail = atomic_load_explicit(&log->tail, memory_order_acquire); /* as above */
+        if (km__position_number(tail) == number)
+            rc = leave_some(log, km__segment_at(log, number), tail);
+        km__epoch_leave();
+        if (km__position_number(tail) != number)
+            return KM_OK;
+        if (rc == KM_WOULD_BLOCK)
+            rc = make_next(log, LOG_CLASS_COMPACT);
+    }
+    return rc;
+}
+
+km_status km__log_give_up_ready(struct log *log)
+{
+    km_status rc;
+
+    km__mutex_lock(&log->special_lock);
+    km__mutex_lock(&log->prepare_lock);
+    rc = km__log_remove_ready(log);
+    km__mutex_unlock(&log->prepare_lock);
+    km__mutex_unlock(&log->special_lock);
     return rc;
 }

@@ -42,7 +42,8 @@ static km_status flush_segment(struct log *log, struct segment *segment, uint64_
  * segment. */
 static km_status flush_locked(struct log *log, uint64_t target, uint64_t written_to)
 {
-    uint64_t from = atomic_load_explicit(&log->flushed, memory_order_relaxed);
+    uint64_t begin = atomic_load_explicit(&log->flushed, memory_order_relaxed);
+    uint64_t from = begin;
     km_status rc = km__log_writable(log);
 
     while (!rc && from < target) { /* a turn for each segment */
@@ -57,6 +58,9 @@ static km_status flush_locked(struct log *log, uint64_t target, uint64_t written
         from = km__position(atomic_load_explicit(&segment->next, memory_order_acquire),
                             SEGMENT_HEADER_SIZE);
     }
+    if (!rc && from > begin && from == target) /* nothing to write; but the segment before may go */
+        rc = flush_segment(log, km__segment_at(log, km__position_number(from)), SEGMENT_HEADER_SIZE,
+                           SEGMENT_HEADER_SIZE, SEGMENT_HEADER_SIZE);
     return rc;
 }
 

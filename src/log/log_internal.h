@@ -2,8 +2,8 @@
  *
  * log_internal.h -- what the files of log/ share.
  *
- * Lock order: special_lock, prepare_lock, sync_lock, flush_lock, switch_lock, error_lock. Writers
- * that append hold none of them but, for a moment, switch_lock.
+ * Lock order: special_lock, prepare_lock, sync_lock, flush_lock, switch_lock, pin_lock, error_lock.
+ * Writers that append hold none of them but, for a moment, switch_lock.
  */
 #ifndef KM_LOG_LOG_INTERNAL_H
 #define KM_LOG_LOG_INTERNAL_H
@@ -18,18 +18,18 @@
 #define SEGMENT_SIZE_FIRST (UINT64_C(256) << 10)
 #define SEGMENT_SIZE_USUAL_MAX (UINT64_C(32) << 20)
 #define RING_LOG2_FIRST 18u
-#define READY_COUNT                                                                                \
-    2u /* segments to keep ready: one to go on in, one for deletes on a full disk                  \
-        */
-#define READY_COUNT_BUSY                                                                           \
-    4u /* while segments fill quickly: making one may wait for others' syncs                       \
-        */
+/* Segments to keep ready: one to go on in, one for deletes and one for compaction on a full disk.
+ */
+#define READY_COUNT 3u
+/* While segments fill quickly: making one may wait for others' syncs. */
+#define READY_COUNT_BUSY 5u
 #define BUSY_FILL_NS UINT64_C(500000000)
 
 /* The flusher writes up to multiples of this, the page cache's largest pages. */
 #define FLUSH_PIECE (UINT64_C(2) << 20)
 #define LOG_THREAD_COUNT 4u
-#define LOG_CROSSINGS 16u /* more than pieces can be in the ring */
+#define FOLLOW_AHEAD_MAX 64u /* segments that a follower maps before it reads them */
+#define LOG_CROSSINGS 16u    /* more than pieces can be in the ring */
 
 /* The tail ring: a mapped file that holds the records not yet flushed. */
 struct ring {
@@ -42,12 +42,14 @@ struct ring {
 };
 
 struct segment {
-    uint32_t number;       /* [c] */
-    uint32_t is_special;   /* [c] its one unit was written to the file before it was taken */
-    uint32_t payload_crc;  /* special: of its first record */
-    int is_named;          /* special: its file may be in the folder under its number */
-    uint64_t size;         /* [c] of the file */
-    uint64_t previous_end; /* [c] where the log before it ends */
+    struct retired retired;       /* once it has left the log */
+    struct segment *next_dropped; /* prepare_lock */
+    uint32_t number;              /* [c] */
+    uint32_t is_special;          /* [c] its one unit was written to the file before it was taken */
+    uint32_t payload_crc;         /* special: of its first record */
+    int is_named;                 /* special: its file may be in the folder under its number */
+    uint64_t size;                /* [c] of the file */
+    uint64_t previous_end;        /* [c] where the log before it ends */
     /* Bytes of log before this segment, as the ring counts them: its records at offset o lie in
      * the ring at (linear_start + o) % ring->size. */
     uint64_t linear_start;    /* [c] */
@@ -59,6 +61,7 @@ struct segment {
     _Atomic uint32_t next;    /* [a] number of the segment after it; 0: none is ready */
     uint32_t ring_log2;       /* recovery: which ring its records went through; 0: none */
     uint64_t file_end_offset; /* recovery: from here on memory has what the file may lack */
+    uint64_t scan_from;       /* recovery: its scan begins here; 0: at its first record */
     uint64_t end_offset;      /* recovery: where the scan of whole units ended */
     uint64_t limit_offset;    /* recovery: where the log left it at the latest */
 };
@@ -82,7 +85,9 @@ struct log {
     _Atomic uint64_t flushed_linear;             /* [a] the same, as the ring counts */
     _Atomic uint64_t durable;                    /* [a] sync_lock to change */
     _Atomic int failed;                          /* [a] see error */
-    _Atomic uint32_t ready_count;                /* [a] segments after the active one */
+    _Atomic uint64_t pace_limit;  /* [a] linear: puts go no further; UINT64_MAX: no limit */
+    _Atomic uint64_t live_bytes;  /* [a] as the store last told; UINT64_MAX: it did not */
+    _Atomic uint32_t ready_count; /* [a] segments after the active one */
     _Alignas(KM_CACHE_LINE) struct eventcount durable_event;
     _Atomic int leader; /* [a] 1 while a thread leads a sync for others */
 
@@ -91,22 +96,33 @@ struct log {
     struct mutex sync_lock;    /* syncing, MARKS */
     struct mutex flush_lock;   /* writing to segment files */
     struct mutex switch_lock;  /* leaving a segment for the next */
+    struct mutex pin_lock;     /* pins, and the head's move past them */
     struct mutex error_lock;
 
     struct segment *segments[LOG_SLOT_COUNT]; /* prepare_lock to change; [a]-published by `next` */
     struct ring *rings[RING_LOG2_MAX + 1];    /* prepare_lock */
-    uint32_t first_number;                    /* prepare_lock: the oldest segment */
-    uint32_t last_number;                     /* prepare_lock: the newest, ready ones included */
-    uint32_t unsealed_number;                 /* prepare_lock: the oldest unsealed one */
-    uint32_t open_number; /* sync_lock: the oldest whose file may still be open */
+    _Atomic uint32_t first_number; /* [a] the head's segment; prepare_lock and pin_lock to change */
+    struct log_pin *pins;          /* pin_lock */
+    struct segment *dropped_first, *dropped_last; /* prepare_lock: before the head, not freed yet */
+    uint32_t oldest_number;                  /* prepare_lock: the first segment that has its slot */
+    uint64_t freed_segments;                 /* prepare_lock */
+    int told_not_resident;                   /* prepare_lock */
+    struct segment *ahead[FOLLOW_AHEAD_MAX]; /* a follower's thread: those after the last one */
+    uint32_t ahead_count;
+    uint32_t last_number;     /* prepare_lock: the newest, ready ones included */
+    uint32_t unsealed_number; /* prepare_lock: the oldest unsealed one */
+    uint32_t open_number;     /* sync_lock: the oldest whose file may still be open */
     _Atomic int
         special_pending; /* [a] switch_lock to change: the next segment belongs to a special unit */
-    uint32_t start_number;       /* [c] the segment that was active when the log was started */
-    uint64_t switched_ns;        /* switch_lock: when the active segment became that */
-    _Atomic uint64_t fill_ns;    /* [a] how long the one before it took to fill */
-    _Atomic uint64_t usual_size; /* [a] of the last segment that is not special; never shrinks */
-    _Atomic uint64_t file_bytes; /* [a] sizes of all segment files */
-    _Atomic int power_used;      /* [a] somebody waited for a sync: fill new files with zeros */
+    uint32_t start_number;        /* [c] the segment that was active when the log was started */
+    uint64_t switched_ns;         /* switch_lock: when the active segment became that */
+    _Atomic uint64_t fill_ns;     /* [a] how long the one before it took to fill */
+    _Atomic uint64_t wanted_size; /* [a] special_lock to change: for large units that keep coming */
+    uint32_t large_count;         /* special_lock */
+    _Atomic uint64_t usual_size;  /* [a] of the last segment that is not special; never shrinks */
+    _Atomic uint64_t file_bytes;  /* [a] sizes of all segment files */
+    _Atomic int is_followed;      /* [a] by another process: flush at once */
+    _Atomic int power_used;       /* [a] somebody waited for a sync: fill new files with zeros */
 
     struct marks marks; /* sync_lock: what MARKS says */
     uint64_t marked;    /* sync_lock: durable position of the last mark record */
@@ -129,7 +145,9 @@ struct log {
     _Atomic int durable_fd;                                   /* [a] -1: none */
 
     struct eventcount flush_event, prepare_event, sync_event, reclaim_event;
-    _Atomic int stopping; /* [a] */
+    struct eventcount work_event; /* for the compactor, which belongs to the store */
+    struct eventcount pace_event; /* the pace limit moved */
+    _Atomic int stopping;         /* [a] */
     struct thread threads[LOG_THREAD_COUNT];
     uint32_t thread_count;
 };
@@ -199,11 +217,32 @@ void km__segment_enter(struct log *log, struct segment *segment);
 /* Remove the segments after the active one. An error is a failure of the write path. */
 km_status km__log_remove_ready(struct log *log);
 km_status km__log_prepare_one(struct log *log, km_error *error);
+void km__segment_make_resident(struct log *log, const struct segment *segment);
 /* Map what is flushed, close what is synced. */
 void km__log_seal_flushed(struct log *log);
 struct log_slot *km__log_slot(struct log *log, uint32_t number);
 
+/* log_head.c */
+/* Take the segments before `number` out of the log. */
+void km__log_detach_before(struct log *log, uint32_t number);
+
+/* log_follow.c */
+void km__log_follow_end(struct log *log);
+
 /* log_recover.c */
+/* Open, check and map the segment `number`; it is entered nowhere. */
+km_status km__segment_open(struct log *log, uint32_t number, struct segment **out_segment,
+                           km_error *error);
+/* Visit the whole units of a segment from its end_offset on, which moves to where they end. */
+km_status km__segment_scan_on(struct log *log, struct segment *segment, log_visit_fn visit,
+                              void *context);
+/* Whether a whole unit lies at end_offset. */
+int km__segment_has_unit(struct log *log, struct segment *segment);
+int km__segment_is_left(const struct segment *segment);
+/* The number of the segment that follows `segment` in the chain that ends with the highest name; 0
+ * if there is none. *out_limit: where the log leaves `segment`. */
+km_status km__log_find_successor(struct log *log, const struct segment *segment,
+                                 uint32_t *out_number, uint64_t *out_limit);
 /* Find and open the segments that make the log. */
 km_status km__log_find_chain(struct log *log, km_error *error);
 
@@ -216,6 +255,9 @@ km_status km__log_write_marks(struct log *log, int is_clean, int is_synced);
 /* log_append.c */
 void km__log_write_padding(struct log *log, struct segment *segment, uint64_t offset);
 void km__log_advance_complete(struct log *log);
+/* Wait until a unit of the class may begin where the log ends: for special units, which take no
+ * room by km__log_reserve(). Outside any epoch. */
+void km__log_wait_pace(struct log *log, enum log_class class);
 int km__log_has_room(struct log *log, uint64_t size, enum log_class class, int *out_wants_segment);
 
 /* log_threads.c */

@@ -24,6 +24,7 @@ static void init_locks(struct log *log)
     km__mutex_init(&log->sync_lock);
     km__mutex_init(&log->flush_lock);
     km__mutex_init(&log->switch_lock);
+    km__mutex_init(&log->pin_lock);
     km__mutex_init(&log->error_lock);
     km__eventcount_init(&log->complete_event);
     km__eventcount_init(&log->durable_event);
@@ -31,6 +32,10 @@ static void init_locks(struct log *log)
     km__eventcount_init(&log->prepare_event);
     km__eventcount_init(&log->sync_event);
     km__eventcount_init(&log->reclaim_event);
+    km__eventcount_init(&log->work_event);
+    km__eventcount_init(&log->pace_event);
+    atomic_init(&log->pace_limit, UINT64_MAX);
+    atomic_init(&log->live_bytes, UINT64_MAX);
     atomic_init(&log->durable_fd, -1);
 }
 
@@ -83,6 +88,7 @@ void km__log_destroy(struct log *log)
         return;
     km__log_stop_threads(log); /* of a start that failed half-way */
     allocator = &log->os->allocator;
+    km__log_follow_end(log);
     destroy_segments(log);
     km__release(allocator, log->chain, log->name_count * sizeof(*log->chain));
     km__release(allocator, log->stray, log->name_count * sizeof(*log->stray));
@@ -96,6 +102,7 @@ void km__log_destroy(struct log *log)
     km__mutex_fini(&log->sync_lock);
     km__mutex_fini(&log->flush_lock);
     km__mutex_fini(&log->switch_lock);
+    km__mutex_fini(&log->pin_lock);
     km__mutex_fini(&log->error_lock);
     km__unmap_pages(allocator, log, sizeof(*log));
 }
@@ -163,7 +170,7 @@ static void set_position(struct log *log, uint64_t position)
     log->switched_ns = log->os->ops->now_ns(log->os);
     atomic_store_explicit(&log->fill_ns, BUSY_FILL_NS, memory_order_relaxed);
     log->unsealed_number = log->start_number;
-    log->open_number = log->first_number;
+    log->open_number = km__log_head_number(log);
 }
 
 /* Give back the segments that recovery opened beyond the end. */
@@ -173,6 +180,8 @@ static void forget_later(struct log *log)
         struct segment *segment = km__segment_at(log, log->chain[i]);
 
         log->segments[log->chain[i] % LOG_SLOT_COUNT] = NULL;
+        atomic_store_explicit(&km__log_slot(log, log->chain[i])->base, 0,
+                              memory_order_relaxed); /* nobody reads yet */
         km__segment_destroy(log, segment);
     }
 }
@@ -182,6 +191,7 @@ static void enter_found(struct log *log, struct segment *segment)
     log->segments[segment->number % LOG_SLOT_COUNT] = NULL; /* it was only parked there */
     atomic_fetch_add_explicit(&log->file_bytes, segment->size, memory_order_relaxed);
     km__segment_enter(log, segment);
+    km__segment_make_resident(log, segment);
 }
 
 /* Write what is above the durable point once more, then sync. What the ring had is not in the file;
@@ -227,6 +237,11 @@ static km_status make_durable(struct log *log, km_error *error)
     if (rc)
         return km__fail(error, rc, "log", 0, ops->last_error(log->os),
                         "cannot sync the store's folders");
+    /* after a kill the head that was read may be in the kernel's copy alone, and what lies before it
+     * is removed next */
+    rc = ops->sync(log->options.marks_file);
+    if (rc)
+        return km__fail(error, rc, "MARKS", 0, ops->last_error(log->os), "cannot sync the marks");
     for (uint32_t i = 0; !rc && i <= log->end_index; i++) { /* oldest first */
         struct segment *segment = km__segment_at(log, log->chain[i]);
 
@@ -244,12 +259,18 @@ static void unlink_number(struct log *log, uint32_t number)
     km__ignore(log->os->ops->unlink(log->options.log_dir, name), "void: the next open removes it");
 }
 
-static void unlink_strays(struct log *log)
+static km_status unlink_strays(struct log *log, km_error *error)
 {
+    const struct os_ops *ops = log->os->ops;
+
+    /* the head that leaves them out may have been marked by a process that died before its sync */
+    if (log->stray_count && ops->sync(log->options.marks_file))
+        return km__fail(error, KM_E_IO, "MARKS", 0, ops->last_error(log->os), "cannot sync the marks");
     for (uint32_t i = 0; i < log->stray_count; i++)
         unlink_number(log, log->stray[i]);
     for (uint32_t i = log->end_index + 1; i < log->chain_count; i++)
         unlink_number(log, log->chain[i]);
+    return KM_OK;
 }
 
 /* Go on in a new segment, above every name there is. */
@@ -262,7 +283,7 @@ static km_status continue_after(struct log *log, km_error *error)
     if (rc)
         return rc;
     if (log->highest_number == UINT32_MAX ||
-        log->highest_number - log->first_number + 2 >= LOG_SLOT_COUNT)
+        log->highest_number - km__log_head_number(log) + 2 >= LOG_SLOT_COUNT)
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
     forget_later(log);
@@ -270,7 +291,9 @@ static km_status continue_after(struct log *log, km_error *error)
     rc = enter_new(log, log->highest_number + 1, log->found_end, linear_start, error);
     if (rc)
         return rc;
-    unlink_strays(log); /* only now: their names kept the numbers from being used again */
+    rc = unlink_strays(log, error); /* only now: their names kept the numbers from being used again */
+    if (rc)
+        return rc;
     set_position(log, km__position(log->highest_number + 1, SEGMENT_HEADER_SIZE));
     return KM_OK;
 }
@@ -394,7 +417,7 @@ km_status km__log_start(struct log *log, km_error *error)
     } else {
         rc = start_files(log, error);
     }
-    if (!rc && !log->options.read_only) {
+    if (!rc && (!log->options.read_only || log->options.follow)) {
         rc = km__log_start_threads(log);
         if (rc)
             km__log_stop_threads(log);
@@ -482,18 +505,26 @@ int km__log_record_verify(const struct log_view *view, uint64_t ref,
 
 static void count_segments(const struct log *log, uint32_t tail_number, struct log_stats *out)
 {
+    uint32_t head_number = km__log_head_number(log);
+
     for (uint32_t i = 0; i < LOG_SLOT_COUNT; i++) {
         const struct segment *segment = log->segments[i];
 
         if (!segment)
             continue;
-        out->disk_bytes += log->in_memory ? 0 : segment->size;
         out->memory_bytes += segment->memory ? segment->size : 0;
         out->mapped_bytes += segment->memory ? 0 : segment->size;
+        if (segment->number < head_number)
+            continue; /* out of the log: see pinned_bytes */
+        out->disk_bytes += log->in_memory ? 0 : segment->size;
         out->segment_count += segment->number <= tail_number;
         if (segment->number < tail_number)
             out->log_bytes += segment->size - SEGMENT_HEADER_SIZE;
     }
+    for (const struct segment *s = log->dropped_first; s; s = s->next_dropped)
+        out->pinned_bytes += s->size;
+    out->disk_bytes += log->in_memory ? 0 : out->pinned_bytes;
+    out->freed_segments = log->freed_segments;
 }
 
 void km__log_stats(struct log *log, struct log_stats *out)
@@ -504,7 +535,7 @@ void km__log_stats(struct log *log, struct log_stats *out)
     out->flushed = atomic_load_explicit(&log->flushed, memory_order_relaxed);
     out->tail = atomic_load_explicit(&log->tail, memory_order_relaxed);
     km__mutex_lock(&log->prepare_lock);
-    out->head = km__position(log->first_number, SEGMENT_HEADER_SIZE);
+    out->head = km__position(km__log_head_number(log), SEGMENT_HEADER_SIZE);
     count_segments(log, km__position_number(out->tail), out);
     for (uint32_t i = RING_LOG2_MIN; i <= RING_LOG2_MAX; i++)
         out->disk_bytes += log->rings[i] ? RING_DATA_OFFSET + log->rings[i]->size : 0;

@@ -109,8 +109,8 @@ static void see_durable(struct log *log, uint64_t position)
     }
 }
 
-static km_status open_segment(struct log *log, uint32_t number, struct segment **out_segment,
-                              km_error *error)
+km_status km__segment_open(struct log *log, uint32_t number, struct segment **out_segment,
+                           km_error *error)
 {
     const struct os_ops *ops = log->os->ops;
     struct segment *segment = km__allocate(&log->os->allocator, sizeof(*segment));
@@ -185,7 +185,7 @@ static km_status add_link(struct log *log, const struct number_list *names, uint
 
     if (!find_number(names, number))
         return missing_segment(number, error);
-    rc = open_segment(log, number, &segment, error);
+    rc = km__segment_open(log, number, &segment, error);
     if (rc)
         return rc;
     km__segment_name(number, name);
@@ -405,20 +405,132 @@ km_status km__log_scan(struct log *log, uint32_t index, log_visit_fn visit, void
     struct unit_scan scan = scan_of(log, segment, visit, context);
 
     read_ahead(log, segment);
-    return scan_units(&scan, SEGMENT_HEADER_SIZE, &segment->end_offset);
+    return scan_units(&scan, segment->scan_from ? segment->scan_from : SEGMENT_HEADER_SIZE,
+                      &segment->end_offset);
+}
+
+km_status km__segment_scan_on(struct log *log, struct segment *segment, log_visit_fn visit,
+                              void *context)
+{
+    struct unit_scan scan = scan_of(log, segment, visit, context);
+
+    return scan_units(&scan, segment->end_offset, &segment->end_offset);
+}
+
+int km__segment_has_unit(struct log *log, struct segment *segment)
+{
+    struct unit_scan scan = scan_of(log, segment, NULL, NULL);
+    struct record first;
+
+    return find_unit_end(&scan, segment->end_offset, &first) != 0;
+}
+
+km_status km__log_find_successor(struct log *log, const struct segment *segment,
+                                 uint32_t *out_number, uint64_t *out_limit)
+{
+    struct number_list names = {&log->os->allocator, NULL, 0, 0};
+    uint32_t number = 0;
+    km_status rc = log->os->ops->list(log->options.log_dir, add_name, &names);
+
+    *out_number = 0;
+    for (uint32_t i = 0; i < names.count; i++)
+        number = names.numbers[i] > number ? names.numbers[i] : number;
+    while (!rc && number > segment->number) { /* ends: each link has a smaller number */
+        struct segment *link = NULL;
+        uint64_t previous_end;
+
+        rc = km__segment_open(log, number, &link, NULL);
+        if (rc)
+            break;
+        previous_end = link->previous_end;
+        km__segment_destroy(log, link);
+        *out_number = number;
+        *out_limit = km__position_offset(previous_end);
+        number = km__position_number(previous_end);
+    }
+    km__release(names.allocator, names.numbers, names.capacity * sizeof(*names.numbers));
+    return rc ? rc : *out_number && number != segment->number ? KM_E_TOO_OLD : KM_OK;
+}
+
+/* Records that no scan has verified are verified when they are read. */
+static void distrust_slot(struct log *log, const struct segment *segment)
+{
+    struct log_slot *slot = km__log_slot(log, segment->number);
+
+    if (log->options.verify_reads)
+        atomic_store_explicit(&slot->base, (uintptr_t)segment->mapping | 1,
+                              memory_order_release); /* nobody reads yet */
+}
+
+/* Whether whole units lead from a segment's begin exactly to `offset`: recovery may go on to write
+ * in this segment, from memory, where nobody verifies what is read. */
+static int verify_until(struct log *log, struct segment *segment, uint64_t offset)
+{
+    struct unit_scan scan = scan_of(log, segment, NULL, NULL);
+    uint64_t at = SEGMENT_HEADER_SIZE;
+    struct record first;
+
+    if (offset == segment->limit_offset && offset - SEGMENT_HEADER_SIZE > 0 &&
+        segment->number != log->chain[log->chain_count - 1])
+        return 1;             /* it is left behind: nothing is written there */
+    while (at && at < offset) /* ends: it grows, or is 0 */
+        at = find_unit_end(&scan, at, &first);
+    return at == offset;
+}
+
+km_status km__log_skip_to(struct log *log, uint64_t position, uint32_t *out_index)
+{
+    uint32_t index = 0;
+    struct segment *segment;
+
+    while (index < log->chain_count && log->chain[index] != km__position_number(position))
+        index++;
+    if (index == log->chain_count)
+        return KM_NOT_FOUND;
+    segment = km__segment_at(log, log->chain[index]);
+    if (km__position_offset(position) > segment->limit_offset)
+        return KM_NOT_FOUND;
+    if (!verify_until(log, segment, km__position_offset(position)))
+        return KM_E_CORRUPT;
+    segment->scan_from = km__position_offset(position);
+    for (uint32_t i = 0; i <= index; i++) {
+        segment = km__segment_at(log, log->chain[i]);
+        if (i < index)
+            segment->end_offset = segment->limit_offset;
+        if (i < index || km__position_offset(position) == segment->limit_offset)
+            distrust_slot(log, segment);
+    }
+    *out_index = index;
+    return KM_OK;
+}
+
+void km__log_skip_nothing(struct log *log)
+{
+    for (uint32_t i = 0; i < log->chain_count; i++) {
+        struct segment *segment = km__segment_at(log, log->chain[i]);
+
+        segment->scan_from = 0;
+        segment->end_offset = 0;
+        fill_slot(log, segment, segment->mapping);
+    }
+}
+
+void km__log_see_durable(struct log *log, uint64_t position)
+{
+    see_durable(log, position);
 }
 
 /* ---- the end of the log ------------------------------------------------------------------ */
 
 /* Whether the log goes on after this segment as far as was scanned. */
-static int is_left(const struct segment *segment)
+int km__segment_is_left(const struct segment *segment)
 {
     return segment->limit_offset - segment->end_offset < RECORD_HEADER_SIZE;
 }
 
 int km__log_chain_is_whole(const struct log *log, uint32_t index)
 {
-    return is_left(km__segment_at(log, log->chain[index]));
+    return km__segment_is_left(km__segment_at(log, log->chain[index]));
 }
 
 static km_status load_ring(struct log *log, uint32_t ring_log2, uint8_t **out_bytes,
@@ -702,12 +814,12 @@ static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *c
 
         walk->segment = segment;
         *out_index = i;
-        if (!is_left(segment) && !is_clean_end(log, end)) {
+        if (!km__segment_is_left(segment) && !is_clean_end(log, end) && !log->options.follow) {
             rc = extend_segment(walk, visit, context, error);
             if (rc)
                 return rc;
         }
-        if (!is_left(segment) || i + 1 == log->chain_count)
+        if (!km__segment_is_left(segment) || i + 1 == log->chain_count)
             return KM_OK;
     }
 }
@@ -767,6 +879,10 @@ km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, u
     if (rc) goto out;
     end = km__position(walk.segment->number, walk.segment->end_offset);
     log->found_clean = is_clean_end(log, end);
+    if (log->options.follow) { /* what lies behind is being written */
+        rc = judge_end(log, &walk, end, error);
+        goto found;
+    }
     if (!log->found_clean)
         read_flushed(&walk);
     /* after a clean end too: MARKS may be older than changes that were synced, and then damaged */
@@ -774,6 +890,7 @@ km_status km__log_find_end(struct log *log, log_visit_fn visit, void *context, u
     for (uint32_t i = index + 1; i < log->chain_count; i++)
         torn += count_beyond(&walk, km__segment_at(log, log->chain[i]), SEGMENT_HEADER_SIZE);
     rc = judge_end(log, &walk, end, error);
+found:
     if (rc) goto out;
     if (!log->found_clean)
         leave_empty(log, &end, &index);

@@ -181,22 +181,30 @@ void km__segment_enter(struct log *log, struct segment *segment)
         atomic_store_explicit(&km__segment_at(log, log->last_number)->next, segment->number,
                               memory_order_release);
     } else {
-        log->first_number = segment->number;
+        /* relaxed: nobody else is there yet */
+        atomic_store_explicit(&log->first_number, segment->number, memory_order_relaxed);
+        log->oldest_number = segment->number;
     }
     log->last_number = segment->number;
 }
 
 /* ---- ready segments ---------------------------------------------------------------------- */
 
-/* Segments grow with the log, so that a small store stays small and a large one has few files;
- * faster while they fill quickly, since each costs some syncs. */
+/* Segments grow with the data, so that a small store stays small and a large one has few files;
+ * faster while they fill quickly, since each costs some syncs. What is dead does not count, or an
+ * overwritten store would grow without end: its log is the longer, the larger its segments. */
 static uint64_t next_size(const struct log *log)
 {
     /* pairs with switch_locked(): the segment's fields */
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
-    uint64_t total = km__segment_at(log, km__position_number(tail))->linear_start;
+    uint64_t total = km__segment_at(log, km__position_number(tail))->linear_start -
+                     km__segment_at(log, km__log_head_number(log))->linear_start;
+    uint64_t live = atomic_load_explicit(&log->live_bytes, memory_order_relaxed);
     uint64_t size = SEGMENT_SIZE_FIRST;
     uint64_t factor = km__log_is_busy(log) ? 4 : 8;
+
+    if (total > live)
+        total = live;
 
     while (size < SEGMENT_SIZE_USUAL_MAX && size * factor <= total)
         size *= 2;
@@ -231,7 +239,7 @@ static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
 {
     if (log->last_number == UINT32_MAX - 1 ||
-        log->last_number - log->first_number + 2 + RECOVERY_SLOTS >= LOG_SLOT_COUNT)
+        log->last_number - log->oldest_number + 2 + RECOVERY_SLOTS >= LOG_SLOT_COUNT)
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
     if (log->options.size_max &&
@@ -242,34 +250,48 @@ km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
     return KM_OK;
 }
 
+static km_status prepare_planned(struct log *log, struct segment_plan *plan, km_error *error)
+{
+    struct segment *segment = NULL;
+    km_status rc = km__log_check_limits(log, plan->size, error);
+
+    if (!rc)
+        rc = ring_for(log, plan->size, &plan->ring, error);
+    if (!rc)
+        rc = km__segment_create(log, plan, &segment, error);
+    if (rc)
+        return rc;
+    km__segment_enter(log, segment);
+    atomic_store_explicit(&log->usual_size, plan->size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
+    return KM_OK;
+}
+
 km_status km__log_prepare_one(struct log *log, km_error *error)
 {
     struct segment *last = km__segment_at(log, log->last_number);
-    struct segment *segment = NULL;
     struct segment_plan plan = {last->number + 1, next_size(log),
                                 km__position(last->number, last->size),
                                 last->linear_start + last->size, NULL};
-    uint64_t usual_size;
+    /* never smaller: a unit that was small enough stays so */
+    uint64_t least = atomic_load_explicit(&log->usual_size, memory_order_relaxed);
     km_status rc;
 
     if (atomic_load_explicit(&log->special_pending, memory_order_relaxed))
         return KM_OK; /* its owner makes the next segment; look again when it has */
-    usual_size = atomic_load_explicit(&log->usual_size, memory_order_relaxed);
-    if (plan.size < usual_size)
-        plan.size = usual_size; /* never smaller: a unit that was small enough stays so */
-    rc = km__log_check_limits(log, plan.size, error);
-    if (rc)
-        return rc;
-    rc = ring_for(log, plan.size, &plan.ring, error);
-    if (rc)
-        return rc;
-    rc = km__segment_create(log, &plan, &segment, error);
-    if (rc)
-        return rc;
-    km__segment_enter(log, segment);
-    atomic_store_explicit(&log->usual_size, plan.size, memory_order_relaxed);
-    atomic_fetch_add_explicit(&log->ready_count, 1, memory_order_relaxed);
-    return KM_OK;
+    /* growing can wait until there are some: on a disk that is nearly full two small ones are more
+     */
+    if (plan.size < least ||
+        atomic_load_explicit(&log->ready_count, memory_order_relaxed) < READY_COUNT - 1)
+        plan.size = least;
+    if (plan.size < atomic_load_explicit(&log->wanted_size, memory_order_relaxed))
+        plan.size = atomic_load_explicit(&log->wanted_size, memory_order_relaxed);
+    rc = prepare_planned(log, &plan, error);
+    if (rc == KM_E_FULL && plan.size > least) {
+        plan.size = least;
+        rc = prepare_planned(log, &plan, error);
+    }
+    return rc;
 }
 
 /* Take the ready segments out of the chain: nobody has switched to them, and nobody can now. */
@@ -332,6 +354,23 @@ static void unmap_retired(void *context, struct retired *retired)
     km__release(allocator, memory, sizeof(*memory));
 }
 
+/* As the options ask; that it cannot be done is told once and changes nothing. */
+void km__segment_make_resident(struct log *log, const struct segment *segment)
+{
+    km_status rc = KM_OK;
+
+    if (log->options.residency != KM_RESIDENT_ON_DEMAND && segment->mapping)
+        rc = log->os->ops->make_resident(log->os, segment->mapping, segment->size,
+                                         log->options.residency == KM_RESIDENT_LOCKED);
+    if (rc && !log->told_not_resident) {
+        log->told_not_resident = 1;
+        km__log_note(log, KM_LOG_WARNING,
+                     "segments cannot be kept in memory (%s): raise "
+                     "RLIMIT_MEMLOCK, or open without that option",
+                     km_status_name(rc));
+    }
+}
+
 static int seal_segment(struct log *log, struct segment *segment)
 {
     struct retired_memory *memory = km__allocate(&log->os->allocator, sizeof(*memory));
@@ -344,6 +383,7 @@ static int seal_segment(struct log *log, struct segment *segment)
         km__release(&log->os->allocator, memory, sizeof(*memory));
         return 0; /* it stays in memory; the next round tries again */
     }
+    km__segment_make_resident(log, segment);
     memory->log = log;
     memory->memory = segment->memory;
     memory->size = segment->size;
@@ -382,8 +422,10 @@ void km__log_seal_flushed(struct log *log)
     uint32_t flushed_number = km__position_number(
         atomic_load_explicit(&log->flushed, memory_order_acquire));
 
-    if (log->in_memory)
+    if (log->in_memory) {
+        log->unsealed_number = flushed_number;
         return;
+    }
     for (; log->unsealed_number < flushed_number; log->unsealed_number++) {
         struct segment *segment = km__segment_at(log, log->unsealed_number);
 

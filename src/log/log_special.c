@@ -14,6 +14,8 @@
  */
 #include "log/log_internal.h"
 
+#define LARGE_COUNT_FEW 4u
+
 static const char special_name[] = "special.segment";
 
 /* ---- begin ------------------------------------------------------------------------------- */
@@ -72,12 +74,33 @@ static km_status create_special(struct log *log, uint64_t unit_size, enum log_cl
     return KM_OK;
 }
 
+/* Each special segment ends the active one, however much of it is free. Where large units keep
+ * coming, the next segments get a ring, or a size, that takes them, if there is one. */
+static void note_large(struct log *log, uint64_t unit_size)
+{
+    uint64_t wanted = SEGMENT_SIZE_FIRST;
+    uint64_t most;
+
+    if (++log->large_count < LARGE_COUNT_FEW)
+        return;
+    for (;; wanted *= 2) { /* ends: at the largest usual size */
+        if (wanted > SEGMENT_SIZE_USUAL_MAX)
+            return;
+        most = log->in_memory ? wanted / 4 : (UINT64_C(1) << km__ring_log2_for(wanted)) / 4;
+        if (unit_size <= most)
+            break;
+    }
+    if (wanted > atomic_load_explicit(&log->wanted_size, memory_order_relaxed))
+        atomic_store_explicit(&log->wanted_size, wanted, memory_order_relaxed);
+}
+
 km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class class,
                                 struct log_space *out_space)
 {
     struct segment *segment = NULL;
     km_status rc;
 
+    km__log_wait_pace(log, class);
     km__mutex_lock(&log->special_lock);
     rc = km__log_writable(log);
     if (!rc)
@@ -86,6 +109,7 @@ km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class c
         km__mutex_unlock(&log->special_lock);
         return rc;
     }
+    note_large(log, size);
     out_space->segment = segment;
     out_space->bytes = segment->memory + SEGMENT_HEADER_SIZE;
     out_space->position = km__position(0, SEGMENT_HEADER_SIZE); /* until it has a number */

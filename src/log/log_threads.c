@@ -32,16 +32,40 @@ static int is_stopping(struct log *log)
 
 /* ---- flusher ----------------------------------------------------------------------------- */
 
-static int wants_flush(struct log *log)
+#define FOLLOWED_FLUSH_NS UINT64_C(2000000)
+
+void km__log_set_followed(struct log *log, int is_followed)
 {
-    uint64_t complete = atomic_load_explicit(&log->complete, memory_order_acquire);
+    if (atomic_exchange_explicit(&log->is_followed, is_followed, memory_order_relaxed) !=
+        is_followed)
+        km__log_wake_flusher(log);
+}
+
+static int is_followed(struct log *log)
+{
+    return atomic_load_explicit(&log->is_followed, memory_order_relaxed);
+}
+
+static int is_much_unflushed(struct log *log)
+{
+    uint64_t complete = km__log_complete(log);
     const struct segment *segment = km__segment_at(log, km__position_number(complete));
     uint64_t linear = segment->linear_start + km__position_offset(complete);
     uint64_t flushed = atomic_load_explicit(&log->flushed_linear, memory_order_relaxed);
 
-    if (!segment->ring)
+    if (!segment->ring || is_followed(log))
         return complete > atomic_load_explicit(&log->flushed, memory_order_relaxed);
     return linear - flushed > segment->ring->size / 4;
+}
+
+static int wants_flush(struct log *log)
+{
+    int it_does;
+
+    km__epoch_enter(); /* the segment may leave the log meanwhile */
+    it_does = is_much_unflushed(log);
+    km__epoch_leave();
+    return it_does;
 }
 
 static void run_flusher(void *context)
@@ -52,7 +76,9 @@ static void run_flusher(void *context)
         uint32_t ticket = km__eventcount_prepare(&log->flush_event);
 
         if (!is_stopping(log) && (km__log_writable(log) || !wants_flush(log))) {
-            km__eventcount_wait(&log->flush_event, ticket, KM__WAIT_FOREVER);
+            /* writers do not wake it for every record: who follows waits for a tick at most */
+            km__eventcount_wait(&log->flush_event, ticket,
+                                is_followed(log) ? FOLLOWED_FLUSH_NS : KM__WAIT_FOREVER);
             continue;
         }
         km__eventcount_cancel(&log->flush_event);
@@ -93,17 +119,27 @@ static void run_syncer(void *context)
 
 /* Not before half of the first segment is used: opening a store for a few changes makes no files.
  */
+static int is_first_half_used(struct log *log)
+{
+    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire), size;
+
+    if (km__position_number(tail) != log->start_number)
+        return 1;
+    km__epoch_enter(); /* the segment may leave the log meanwhile */
+    size = km__log_has_number(log, log->start_number) ? km__log_segment_size(log, log->start_number)
+                                                      : 0;
+    km__epoch_leave();
+    return km__position_offset(tail) > size / 2;
+}
+
 static int wants_segment(struct log *log)
 {
-    uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
-    const struct segment *segment = km__segment_at(log, km__position_number(tail));
-
     uint32_t wanted = km__log_is_busy(log) ? READY_COUNT_BUSY : READY_COUNT;
 
     if (atomic_load_explicit(&log->ready_count, memory_order_relaxed) >= wanted ||
         atomic_load_explicit(&log->special_pending, memory_order_relaxed) || km__log_writable(log))
         return 0;
-    return segment->number != log->start_number || km__position_offset(tail) > segment->size / 2;
+    return is_first_half_used(log);
 }
 
 km_status km__log_housekeep(struct log *log)
@@ -115,6 +151,7 @@ km_status km__log_housekeep(struct log *log)
         rc = km__log_prepare_one(log, NULL);
     km__log_seal_flushed(log);
     km__mutex_unlock(&log->prepare_lock);
+    km__log_free_dropped(log);
     if (log->options.housekeep)
         log->options.housekeep(log->options.housekeep_context);
     return rc;
@@ -156,6 +193,17 @@ static void run_reclaimer(void *context)
 
 /* ---- all of them --------------------------------------------------------------------------- */
 
+static km_status start_reclaimer(struct log *log)
+{
+    km_status rc = KM_OK;
+
+    if (log->options.background) {
+        rc = km__thread_start(&log->threads[0], "km-reclaimer", run_reclaimer, log);
+        log->thread_count = rc == KM_OK;
+    }
+    return rc;
+}
+
 km_status km__log_start_threads(struct log *log)
 {
     static const struct {
@@ -168,6 +216,8 @@ km_status km__log_start_threads(struct log *log)
         {"km-reclaimer", run_reclaimer},
     };
 
+    if (log->options.follow) /* the others write */
+        return start_reclaimer(log);
     while (log->options.background && log->thread_count < LOG_THREAD_COUNT) {
         uint32_t i = log->thread_count;
         km_status rc = km__thread_start(&log->threads[i], threads[i].name, threads[i].run, log);

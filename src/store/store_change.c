@@ -19,6 +19,8 @@ km_status km__check_sizes(km_bytes key, km_bytes value)
 
 km_status km__check_writable(const struct km_store *store)
 {
+    if (km__store_broken(store))
+        return km__store_broken(store);
     return km__store_is_forked(store) ? KM_E_FORKED : km__log_writable(store->log);
 }
 
@@ -62,15 +64,6 @@ uint64_t km__write_change(struct km_store *store, const struct log_space *space,
     return km__log_write_record(store->log, space, offset, &record, &payload);
 }
 
-static void add_live_bytes(km_map *map, uint64_t hash, uint64_t plus, uint64_t minus)
-{
-    _Atomic uint64_t *live = &map->live_bytes[km__hash_partition(hash)];
-
-    /* relaxed, no exchange: the partition's lock is held */
-    atomic_store_explicit(live, atomic_load_explicit(live, memory_order_relaxed) + plus - minus,
-                          memory_order_relaxed);
-}
-
 static uint64_t log_size_of(const struct log_record *record)
 {
     return km__record_size(record->flags, record->value_size, record->key_size);
@@ -89,12 +82,26 @@ void km__publish_change(const struct change *change, uint64_t placeholder, uint6
 
     if (change->kind == RECORD_PUT) {
         km__hash_replace(index, change->hash, old_ref ? old_ref : placeholder,
-                         km__log_ref(position));
-        add_live_bytes(change->map, change->hash, change->log_size, change->old_size);
+                         km__log_ref(position), (int64_t)(change->log_size - change->old_size));
     } else if (old_ref) {
-        km__hash_remove(index, change->hash, old_ref);
-        add_live_bytes(change->map, change->hash, 0, change->old_size);
+        km__hash_remove(index, change->hash, old_ref, change->old_size);
     }
+}
+
+/* ---- room -------------------------------------------------------------------------------- */
+
+km_status km__wait_room(struct km_store *store, uint64_t size, enum log_class class)
+{
+    km_status rc = KM_OK;
+
+    /* relaxed: who sees it late finds the damage by itself */
+    if (KM_UNLIKELY(atomic_load_explicit(&store->image.is_damaged, memory_order_relaxed)))
+        km__ignore(km__mend_index(store), "who touches a damaged node gets the error");
+    if (!rc)
+        rc = km__log_wait_space(store->log, size, class);
+    if (rc == KM_E_FULL)
+        rc = km__compact_for_room(store);
+    return rc;
 }
 
 /* ---- one change -------------------------------------------------------------------------- */
@@ -115,6 +122,9 @@ static km_status prepare_single(struct km_store *store, struct single *single)
 
     if (atomic_load_explicit(&change->map->dropped, memory_order_relaxed))
         return KM_E_DROPPED; /* relaxed: set under this lock */
+    rc = km__load_locked(change->map, change->hash);
+    if (rc)
+        return rc;
     rc = km__find(store, change->map->index, change->hash, key, &single->found);
     if (rc && (rc != KM_NOT_FOUND || change->kind == RECORD_DELETE))
         return rc;
@@ -129,7 +139,7 @@ static km_status prepare_single(struct km_store *store, struct single *single)
                          change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT,
                          &single->space);
     if (rc && !single->found.ref)
-        km__hash_remove(change->map->index, change->hash, km__placeholder(0));
+        km__hash_remove(change->map->index, change->hash, km__placeholder(0), 0);
     return rc;
 }
 
@@ -196,12 +206,12 @@ static km_status change_single(struct km_store *store, struct single *single)
     km_status rc;
 
     for (;;) { /* ends when there is room, or none to be had */
-        if (KM_UNLIKELY(size > km__log_unit_size_max(store->log)))
+        if (km__log_is_large(store->log, size))
             return change_large(store, single);
         rc = try_single(store, single);
         if (KM_LIKELY(rc != KM_WOULD_BLOCK) || km__epoch_ongoing())
             return rc;
-        rc = km__log_wait_space(store->log, size, class);
+        rc = km__wait_room(store, size, class);
         if (rc)
             return rc;
     }

@@ -93,6 +93,11 @@ static km_status take_lock(struct km_store *store, int is_read_only, km_error *e
     if (rc)
         return io_failed(store, error, rc, LOCK_NAME, "cannot open the lock file");
     rc = store->os->ops->lock(store->lock_file, is_read_only ? OS_LOCK_SHARED : OS_LOCK_EXCLUSIVE);
+    if (rc == KM_E_LOCKED && is_read_only && !store->is_checked_whole &&
+        km__follow_announce(store) == KM_OK) {
+        store->is_follower = 1;
+        return KM_OK;
+    }
     if (rc == KM_E_LOCKED)
         return explain_lock(store, store->lock_file, error);
     if (!rc && !is_read_only)
@@ -126,9 +131,40 @@ static km_status read_file(struct km_store *store, const char *name, uint8_t *by
     return rc;
 }
 
+#define WHOLE_FILE_SIZE_MAX (UINT64_C(1) << 26)
+
+km_status km__read_whole_file(struct km_store *store, const char *name, uint8_t **out_bytes,
+                              size_t *out_size, km_error *error)
+{
+    const struct os_ops *ops = store->os->ops;
+    struct os_file *file = NULL;
+    uint64_t size = 0;
+    uint8_t *bytes = NULL;
+    km_status rc = ops->open_file(store->dir, name, OS_OPEN_READ, &file);
+
+    if (rc == KM_NOT_FOUND)
+        return rc;
+    if (!rc)
+        rc = ops->file_size(file, &size);
+    if (!rc && (size == 0 || size > WHOLE_FILE_SIZE_MAX))
+        rc = KM_E_CORRUPT;
+    if (!rc && !(bytes = km__allocate(store->allocator, (size_t)size)))
+        rc = KM_E_NO_MEMORY;
+    if (!rc)
+        rc = ops->read_at(file, 0, bytes, (size_t)size);
+    ops->close_file(file);
+    if (rc) {
+        km__release(store->allocator, bytes, (size_t)size);
+        return io_failed(store, error, rc, name, "cannot read the file");
+    }
+    *out_bytes = bytes;
+    *out_size = (size_t)size;
+    return KM_OK;
+}
+
 /* Under a temporary name, synced, renamed; the caller syncs the folder. */
-static km_status write_file(struct km_store *store, const char *name, const uint8_t *bytes,
-                            size_t size, km_error *error)
+km_status km__write_file(struct km_store *store, const char *name, const uint8_t *bytes,
+                         size_t size, km_error *error)
 {
     static const char temp_name[] = "new.file";
     const struct os_ops *ops = store->os->ops;
@@ -193,7 +229,7 @@ static km_status choose_marks(const struct km_store *store, const uint8_t *bytes
     return KM_OK;
 }
 
-static km_status load_marks(struct km_store *store, struct marks *out, km_error *error)
+km_status km__load_marks(struct km_store *store, struct marks *out, km_error *error)
 {
     uint8_t *bytes = km__allocate(store->allocator, 2 * MARKS_SLOT_SIZE);
     km_status rc = bytes ? read_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error)
@@ -224,7 +260,7 @@ static km_status write_identity(struct km_store *store, km_error *error)
     if (!rc) {
         store->identity.created_ms = ops->wall_ms(store->os);
         km__identity_encode(&store->identity, bytes);
-        rc = write_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error);
+        rc = km__write_file(store, IDENTITY_NAME, bytes, IDENTITY_SIZE, error);
     }
     km__release(store->allocator, bytes, IDENTITY_SIZE);
     return rc;
@@ -247,7 +283,7 @@ static km_status write_first_marks(struct km_store *store, km_error *error)
     marks.sequence++;
     km__marks_encode(&marks,
                      bytes); /* both slots are good from the beginning: see choose_marks() */
-    rc = write_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error);
+    rc = km__write_file(store, MARKS_NAME, bytes, 2 * MARKS_SLOT_SIZE, error);
     km__release(store->allocator, bytes, 2 * MARKS_SLOT_SIZE);
     return rc;
 }
@@ -287,7 +323,7 @@ static km_status declare_creation(struct km_store *store, km_error *error)
 
     ops->close_file(file);
     if (rc == KM_EXISTS)
-        return write_file(store, CREATING_NAME, (const uint8_t *)"", 0, error);
+        return km__write_file(store, CREATING_NAME, (const uint8_t *)"", 0, error);
     return rc ? io_failed(store, error, rc, CREATING_NAME, "cannot create the store") : KM_OK;
 }
 
@@ -315,7 +351,7 @@ static int was_used(struct km_store *store)
 {
     struct marks marks;
 
-    return load_identity(store, NULL) == KM_OK && load_marks(store, &marks, NULL) == KM_OK &&
+    return load_identity(store, NULL) == KM_OK && km__load_marks(store, &marks, NULL) == KM_OK &&
            marks.sequence > BIRTH_SEQUENCE;
 }
 
@@ -438,7 +474,7 @@ km_status km__store_attach_files(struct km_store *store, const char *path,
     if (!rc)
         rc = load_identity(store, error);
     if (!rc)
-        rc = load_marks(store, out_marks, error);
+        rc = km__load_marks(store, out_marks, error);
     if (rc)
         return rc;
     /* never worked on: a kill may have come between the removal of CREATING and its sync */

@@ -13,15 +13,27 @@ static int key_matches(const struct log_record *record, km_bytes key)
            memcmp(record->key, key.data ? key.data : "", key.size) == 0;
 }
 
-km_status km__find(const struct km_store *store, const struct hash_index *index, uint64_t hash,
+/* The first touch of a node that lies in the image. Writers have loaded it before. */
+static KM_NOINLINE km_status load_then_find(const struct km_store *store, struct hash_index *index,
+                                            uint64_t hash, km_bytes key, struct found *out)
+{
+    km_status rc = km__load_for_reader(store, index, hash);
+
+    return rc ? rc : km__find(store, index, hash, key, out);
+}
+
+km_status km__find(const struct km_store *store, struct hash_index *index, uint64_t hash,
                    km_bytes key, struct found *out)
 {
     struct hash_probe probe;
     uint64_t ref;
 
     for (ref = km__hash_first(index, hash, &probe); ref; ref = km__hash_next(&probe)) {
-        if (ref >= LOG_PLACEHOLDER_BASE)
+        if (KM_UNLIKELY(ref >= LOG_PLACEHOLDER_BASE)) {
+            if (ref == HASH_NOT_LOADED)
+                return load_then_find(store, index, hash, key, out);
             continue; /* a change under way: its key is not there yet */
+        }
         if (!km__log_record_at(store->view, ref, &out->record))
             return KM_E_CORRUPT;
         if (out->record.unverified && !km__log_record_verify(store->view, ref, &out->record))

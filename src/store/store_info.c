@@ -40,9 +40,46 @@ static void add_map_stats(struct km_store *store, km_stats *stats)
         stats->map_count++;
         stats->key_count += km__hash_count(map->index);
         stats->index_bytes += km__hash_bytes(map->index);
-        for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
-            stats->live_bytes += atomic_load_explicit(&map->live_bytes[i], memory_order_relaxed);
+        stats->live_bytes += km__hash_weight(map->index);
     }
+}
+
+static void add_log_stats(const struct log_stats *log, km_stats *stats)
+{
+    stats->log_bytes = log->log_bytes;
+    stats->segment_count = log->segment_count;
+    stats->disk_bytes = log->disk_bytes;
+    stats->memory_bytes = log->memory_bytes;
+    stats->mapped_bytes = log->mapped_bytes;
+    stats->head = log->head;
+    stats->tail = log->tail;
+    stats->flushed = log->flushed;
+    stats->durable = log->durable;
+    stats->sync_count = log->sync_count;
+    stats->wait_count = log->wait_count;
+    stats->wait_longest_ns = log->wait_longest_ns;
+    stats->pinned_bytes = log->pinned_bytes;
+    stats->freed_segments = log->freed_segments;
+}
+
+/* relaxed throughout: figures, no data behind them */
+static void add_upkeep_stats(struct km_store *store, km_stats *stats)
+{
+    uint64_t emptied;
+
+    if (stats->log_bytes > stats->live_bytes)
+        stats->dead_bytes = stats->log_bytes - stats->live_bytes;
+    emptied = km__emptied_bytes(store);
+    stats->emptied_bytes = emptied < stats->log_bytes ? emptied : stats->log_bytes;
+    stats->compacted_bytes = atomic_load_explicit(&store->compactor.moved_bytes,
+                                                  memory_order_relaxed);
+    stats->image_count = atomic_load_explicit(&store->image.count, memory_order_relaxed);
+    stats->image_bytes = atomic_load_explicit(&store->image.bytes, memory_order_relaxed);
+    stats->disk_bytes += stats->image_bytes;
+    stats->replay_bytes = store->dir ? km__replay_bytes(store) : 0;
+    stats->scrubbed_bytes = atomic_load_explicit(&store->scrubbed_bytes, memory_order_relaxed);
+    stats->is_follower = (uint64_t)store->is_follower;
+    stats->damage_count = atomic_load_explicit(&store->damage_count, memory_order_relaxed);
 }
 
 km_status km_store_stats(km_store *store, km_stats *stats)
@@ -57,18 +94,8 @@ km_status km_store_stats(km_store *store, km_stats *stats)
     km__log_stats(store->log, &log);
     all.struct_size = stats->struct_size;
     add_map_stats(store, &all);
-    all.log_bytes = log.log_bytes;
-    all.segment_count = log.segment_count;
-    all.disk_bytes = log.disk_bytes;
-    all.memory_bytes = log.memory_bytes;
-    all.mapped_bytes = log.mapped_bytes;
-    all.head = log.head;
-    all.tail = log.tail;
-    all.flushed = log.flushed;
-    all.durable = log.durable;
-    all.sync_count = log.sync_count;
-    all.wait_count = log.wait_count;
-    all.wait_longest_ns = log.wait_longest_ns;
+    add_log_stats(&log, &all);
+    add_upkeep_stats(store, &all);
     all.recovered_records = store->recovered_records;
     all.recovered_ns = store->recovered_ns;
     all.torn_bytes = store->torn_bytes;

@@ -49,6 +49,16 @@ void km__maps_fini(struct km_store *store)
     km__mutex_fini(&store->names_lock);
 }
 
+km_status km__maps_reset(struct km_store *store)
+{
+    km__maps_fini(store);
+    store->by_id = NULL;
+    store->by_name = NULL;
+    store->id_count = 0;
+    store->name_count = 0;
+    return km__maps_init(store);
+}
+
 static int compare_name(const km_map *map, km_bytes name)
 {
     size_t shorter = map->name_size < name.size ? map->name_size : name.size;
@@ -137,7 +147,7 @@ static void enter_map(km_map *map)
     km__mutex_unlock(&store->names_lock);
 }
 
-km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind,
+km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, uint64_t created,
                        km_map **out_map)
 {
     km_status rc;
@@ -145,10 +155,50 @@ km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, km_ma
     if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || id >= KM_MAP_COUNT_MAX ||
         store->by_id[id] || find_name(store, name))
         return KM_E_CORRUPT; /* only a record of the log can ask for this */
-    rc = create_map(store, id, name, kind, out_map);
-    if (!rc)
-        enter_map(*out_map);
-    return rc;
+    rc = create_map(store, id, name, KM_HASH, out_map);
+    if (rc)
+        return rc;
+    (*out_map)->created = created;
+    enter_map(*out_map);
+    return KM_OK;
+}
+
+void km__maps_use_ids(struct km_store *store, uint32_t count)
+{
+    km__mutex_lock(&store->names_lock);
+    if (store->id_count < count)
+        store->id_count = count;
+    km__mutex_unlock(&store->names_lock);
+}
+
+void km__maps_lock_partitions(km_map *map)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
+        km__mutex_lock(km__hash_partition_lock(map->index, i));
+}
+
+void km__maps_unlock_partitions(km_map *map)
+{
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
+        km__mutex_unlock(km__hash_partition_lock(map->index, i));
+}
+
+void km__maps_lock_all(struct km_store *store)
+{
+    km__mutex_lock(&store->catalogue_lock);
+    for (uint32_t id = 0; id < store->id_count; id++) {
+        if (store->by_id[id])
+            km__maps_lock_partitions(store->by_id[id]);
+    }
+}
+
+void km__maps_unlock_all(struct km_store *store)
+{
+    for (uint32_t id = 0; id < store->id_count; id++) {
+        if (store->by_id[id])
+            km__maps_unlock_partitions(store->by_id[id]);
+    }
+    km__mutex_unlock(&store->catalogue_lock);
 }
 
 void km__maps_remove_name(km_map *map)
@@ -199,16 +249,9 @@ struct map_change {
     km_map *map;
 };
 
-static void lock_partitions(km_map *map)
+static uint64_t size_of_change(const struct record *record)
 {
-    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
-        km__mutex_lock(km__hash_partition_lock(map->index, i));
-}
-
-static void unlock_partitions(km_map *map)
-{
-    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
-        km__mutex_unlock(km__hash_partition_lock(map->index, i));
+    return km__record_size(0, record->value_size, record->key_size);
 }
 
 static km_status try_map_change(struct km_store *store, struct map_change *change)
@@ -222,39 +265,19 @@ static km_status try_map_change(struct km_store *store, struct map_change *chang
                                          record->key_size);
     km__epoch_enter();
     if (change->apply)
-        lock_partitions(change->map);
-    rc = km__log_reserve(store->log, km__record_size(0, record->value_size, record->key_size),
-                         class, &change->space);
+        km__maps_lock_partitions(change->map);
+    rc = km__log_reserve(store->log, size_of_change(record), class, &change->space);
     if (!rc) {
         km__log_write_record(store->log, &change->space, 0, record, &payload);
         if (change->apply)
             change->apply(change->map);
     }
     if (change->apply)
-        unlock_partitions(change->map);
+        km__maps_unlock_partitions(change->map);
     if (!rc)
         km__log_finish(store->log, &change->space);
     km__epoch_leave();
     return rc;
-}
-
-/* Log a change of a map and apply it; durable as the store's class says. Under catalogue_lock. */
-static km_status log_map_change(struct km_store *store, struct map_change *change)
-{
-    uint64_t size = km__record_size(0, change->record.value_size, change->record.key_size);
-    km_status rc;
-
-    change->record.map = change->map->id;
-    for (;;) { /* ends when there is room, or none to be had */
-        rc = try_map_change(store, change);
-        if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
-            return rc;
-        rc = km__log_wait_space(store->log, size,
-                                change->record.kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT
-                                                                          : LOG_CLASS_DELETE);
-        if (rc)
-            return rc;
-    }
 }
 
 static km_status wait_as_store(struct km_store *store, uint64_t position)
@@ -304,11 +327,13 @@ static km_status create_locked(struct km_store *store, km_bytes name, km_map_kin
     change.record.value_size = 1;
     change.key = name.data;
     change.value = &kind_byte;
-    rc = log_map_change(store, &change);
+    change.record.map = change.map->id;
+    rc = try_map_change(store, &change);
     if (rc) {
         destroy_map(change.map);
         return rc;
     }
+    change.map->created = change.space.position;
     enter_map(change.map);
     *out_map = change.map;
     *out_position = change.space.position;
@@ -329,11 +354,15 @@ static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind
     rc = check_change(store);
     if (rc)
         return rc;
-    rc = lock_catalogue(store);
-    if (rc)
-        return rc;
-    rc = create_locked(store, name, KM_HASH, &map, &position);
-    km__mutex_unlock(&store->catalogue_lock);
+    do { /* ends when there is room, or none to be had */
+        rc = lock_catalogue(store);
+        if (rc)
+            return rc;
+        rc = create_locked(store, name, KM_HASH, &map, &position);
+        km__mutex_unlock(&store->catalogue_lock);
+    } while (
+        rc == KM_WOULD_BLOCK && !km__epoch_ongoing() &&
+        !(rc = km__wait_room(store, km__record_size(0, 1, (uint16_t)name.size), LOG_CLASS_PUT)));
     if (rc == KM_OK)
         rc = wait_as_store(store, position);
     if (rc == KM_OK || rc == KM_EXISTS)
@@ -379,16 +408,30 @@ km_status km_map_open_or_create(km_store *store, km_bytes name, km_map_kind kind
 
 static void clear_partitions(km_map *map)
 {
-    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++) {
+    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
         km__hash_clear_partition(map->index, i);
-        atomic_store_explicit(&map->live_bytes[i], 0, memory_order_relaxed);
-    }
 }
 
 static void mark_dropped(km_map *map)
 {
     atomic_store_explicit(&map->dropped, 1, memory_order_release); /* pairs with check_readable() */
     clear_partitions(map);
+}
+
+/* Under catalogue_lock, which is not held while room is waited for: those who make room take it. */
+static km_status change_locked(struct map_change *change)
+{
+    km_map *map = change->map;
+    km_status rc;
+
+    if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
+        return KM_E_DROPPED; /* relaxed: set under catalogue_lock */
+    rc = try_map_change(map->store, change);
+    if (rc || change->record.kind != RECORD_MAP_DROPPED)
+        return rc;
+    map->dropped_position = change->space.position;
+    km__maps_remove_name(map);
+    return KM_OK;
 }
 
 static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map))
@@ -400,16 +443,15 @@ static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map
     if (rc)
         return rc;
     change.record.kind = kind;
-    rc = lock_catalogue(store);
-    if (rc)
-        return rc;
-    if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
-        rc = KM_E_DROPPED; /* relaxed: set under catalogue_lock */
-    else
-        rc = log_map_change(store, &change);
-    if (!rc && kind == RECORD_MAP_DROPPED)
-        km__maps_remove_name(map);
-    km__mutex_unlock(&store->catalogue_lock);
+    change.record.map = map->id;
+    do { /* ends when there is room, or none to be had */
+        rc = lock_catalogue(store);
+        if (rc)
+            return rc;
+        rc = change_locked(&change);
+        km__mutex_unlock(&store->catalogue_lock);
+    } while (rc == KM_WOULD_BLOCK && !km__epoch_ongoing() &&
+             !(rc = km__wait_room(store, size_of_change(&change.record), LOG_CLASS_DELETE)));
     return rc ? rc : wait_as_store(store, change.space.position);
 }
 

@@ -6,7 +6,34 @@
 
 #include <stdio.h>
 
+#include "format/image.h"
+
+#define OPEN_ATTEMPTS 20 /* of a follower, while the writer changes what is looked at */
+#define OPEN_AGAIN_NS UINT64_C(10000000)
+#define OPEN_AWAIT_ROUNDS 7 /* longer than a round of the keeper */
+#define COMPACT_PERCENT_LEAST 110u
+#define COMPACT_PERCENT_MOST 10000u
+
 /* ---- options ----------------------------------------------------------------------------- */
+
+static km_status take_upkeep_options(struct km_store *store, km_error *error)
+{
+    const km_options *options = &store->options;
+
+    if (options->compact_percent && (options->compact_percent < COMPACT_PERCENT_LEAST ||
+                                     options->compact_percent > COMPACT_PERCENT_MOST))
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0,
+                        "km_options.compact_percent is not from %u to %u", COMPACT_PERCENT_LEAST,
+                        COMPACT_PERCENT_MOST);
+    if (options->residency > KM_RESIDENT_LOCKED)
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0,
+                        "km_options.residency is not a km_residency");
+    store->compact_percent = options->compact_percent ? options->compact_percent
+                                                      : STORE_COMPACT_PERCENT;
+    store->log_size_min = options->log_size_min ? options->log_size_min : STORE_LOG_SIZE_MIN;
+    store->image_growth = options->image_growth;
+    return KM_OK;
+}
 
 static km_status take_options(struct km_store *store, const km_options *options, km_error *error)
 {
@@ -32,7 +59,7 @@ static km_status take_options(struct km_store *store, const km_options *options,
     if (store->batch_size_max > KM_VALUE_SIZE_MAX)
         return km__fail(error, KM_E_INVALID, NULL, 0, 0, "km_options.batch_size_max is over %u",
                         KM_VALUE_SIZE_MAX);
-    return KM_OK;
+    return take_upkeep_options(store, error);
 }
 
 /* ---- create and destroy ------------------------------------------------------------------ */
@@ -54,6 +81,11 @@ static km_status create_store_object(struct os *os, const km_options *options,
     store->source.hashes = km__hash_refs;
     store->source.context = store;
     km__reclaimer_init(&store->reclaimer);
+    km__mutex_init(&store->compactor.lock);
+    km__mutex_init(&store->keeper.lock);
+    km__eventcount_init(&store->keeper.event);
+    km__eventcount_init(&store->follower.event);
+    km__watches_init(store);
     *out_store = store;
     rc = km__maps_init(store);
     if (!rc)
@@ -72,12 +104,16 @@ static void destroy_store_object(struct km_store *store)
     const struct os_ops *ops = store->os->ops;
 
     km__maps_fini(store);
+    km__image_close(store);
     km__reclaimer_fini(&store->reclaimer); /* nodes go to the pool, memory to the log's allocator */
     km__node_pool_destroy(store->pool);
     km__log_destroy(store->log);
     ops->close_dir(store->log_dir);
     ops->close_dir(store->dir);
     ops->close_file(store->lock_file); /* the lock goes with it, last of all */
+    km__mutex_fini(&store->compactor.lock);
+    km__mutex_fini(&store->keeper.lock);
+    km__watches_fini(store);
     if (store->fork_word)
         ops->release_fork_word(store->os, store->fork_word);
     km__release(store->allocator, store, sizeof(*store));
@@ -104,8 +140,10 @@ static struct log_options log_options_of(struct km_store *store, int background)
                                                             : STORE_SYNC_INTERVAL_MS,
         .zero_fill = store->durability == KM_DURABLE_POWER,
         .keep_in_memory = store->options.keep_in_memory != 0,
+        .residency = (int)store->options.residency,
         .verify_reads = !store->options.skip_read_checks,
         .read_only = store->options.mode == KM_OPEN_READ_ONLY && store->dir != NULL,
+        .follow = store->is_follower,
         .background = background,
         .housekeep = housekeep,
         .housekeep_context = store,
@@ -128,8 +166,34 @@ static void note_recovery(const struct km_store *store)
     store->options.log(store->options.log_context, KM_LOG_WARNING, line);
 }
 
+static void stop_upkeep(struct km_store *store)
+{
+    km__compactor_stop(store);
+    km__keeper_stop(store);
+    km__follower_stop(store);
+}
+
+/* The threads that are the store's; those of the log run already. */
+static km_status start_upkeep(struct km_store *store, const struct log_options *options,
+                              km_error *error)
+{
+    km_status rc = KM_OK;
+
+    km__compactor_init(store);
+    if (options->background && store->is_follower)
+        rc = km__follower_start(store);
+    if (options->background && !options->read_only)
+        rc = km__compactor_start(store);
+    if (!rc && options->background && !options->read_only)
+        rc = km__keeper_start(store);
+    if (rc)
+        stop_upkeep(store);
+    return rc ? km__fail(error, rc, NULL, 0, 0, "cannot start the background threads") : KM_OK;
+}
+
 static km_status open_log(struct km_store *store, struct log_options *options, km_error *error)
 {
+    uint64_t head = options->marks.head;
     km_status rc = km__log_create(options, &store->log, error);
 
     if (rc) {
@@ -138,14 +202,58 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
     }
     store->view = km__log_view(store->log);
     if (store->dir)
-        rc = km__replay(store, error);
+        rc = km__replay(store, head, error);
     if (!rc)
         note_recovery(store);
-    return rc ? rc : km__log_start(store->log, error);
+    if (!rc)
+        rc = km__log_start(store->log, error);
+    if (!rc && store->is_image_refused && !options->read_only)
+        km__ignore(store->os->ops->unlink(store->dir, IMAGE_NAME), "it is found damaged again");
+    if (!rc) {
+        rc = start_upkeep(store, options, error);
+        if (rc)
+            km__ignore(km__log_stop(store->log, NULL), "the error is told already");
+    }
+    return rc;
 }
 
-km_status km__store_open_with(struct os *os, const char *path, const km_options *options,
-                              int background, struct km_store **out_store, km_error *out_error)
+/* What the replay met may have been damage to the image: the log alone tells as much. */
+static int is_worth_without_image(const struct km_store *store, km_status rc)
+{
+    return rc == KM_E_CORRUPT && store && store->image.mapping;
+}
+
+/* Beside a writer what is found may change while it is looked at: then another attempt helps. */
+static int is_worth_another(const struct km_store *store, km_status rc)
+{
+    return store && store->is_follower &&
+           (rc == KM_E_CORRUPT || rc == KM_NOT_FOUND || rc == KM_E_IO || rc == KM_E_NOT_A_STORE);
+}
+
+struct opening {
+    struct os *os;
+    const char *path;
+    const km_options *options;
+    int flags;
+};
+
+static void sleep_a_moment(void)
+{
+    struct eventcount event;
+
+    km__eventcount_init(&event);
+    km__eventcount_wait(&event, km__eventcount_prepare(&event), OPEN_AGAIN_NS);
+}
+
+/* Until the writer has noticed that it is followed, and written what it had in memory. */
+static void await_writer(void)
+{
+    for (int i = 0; i < OPEN_AWAIT_ROUNDS; i++)
+        sleep_a_moment();
+}
+
+static km_status open_once(struct opening *opening, struct km_store **out_store, int *out_again,
+                           km_error *out_error)
 {
     struct km_store *store = NULL;
     struct log_options log_options;
@@ -155,13 +263,18 @@ km_status km__store_open_with(struct os *os, const char *path, const km_options 
 
     if (out_error)
         out_error->status = KM_OK; /* until a cause is known */
-    rc = create_store_object(os, options, &store, out_error);
-
+    rc = create_store_object(opening->os, opening->options, &store, out_error);
+    if (store) {
+        store->is_checked_whole = (opening->flags & STORE_OPEN_WHOLE) != 0;
+        store->is_image_refused = (opening->flags & STORE_OPEN_NO_IMAGE) != 0;
+    }
     if (!rc)
-        rc = km__store_attach_files(store, path, &marks_file, &marks, out_error);
+        rc = km__store_attach_files(store, opening->path, &marks_file, &marks, out_error);
     if (rc) goto out;
+    if (store->is_follower && opening->flags & STORE_OPEN_BACKGROUND)
+        await_writer();
     km__hash_secret_init(&store->secret, store->identity.hash_seed);
-    log_options = log_options_of(store, background);
+    log_options = log_options_of(store, opening->flags & STORE_OPEN_BACKGROUND);
     log_options.marks = marks;
     log_options.marks_file = marks_file;
     rc = open_log(store, &log_options, out_error);
@@ -169,12 +282,33 @@ km_status km__store_open_with(struct os *os, const char *path, const km_options 
     *out_store = store;
     store = NULL;
 out:
+    *out_again = is_worth_another(store, rc);
+    if (is_worth_without_image(store, rc)) {
+        opening->flags |= STORE_OPEN_NO_IMAGE;
+        *out_again = 1;
+    }
     if (store)
         destroy_store_object(store);
     if (rc && out_error && out_error->status != rc)
         km__ignore(km__fail(out_error, rc, NULL, 0, 0, "the store cannot be opened"),
                    "the status is the one given");
     return rc;
+}
+
+km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int flags,
+                              struct km_store **out_store, km_error *out_error)
+{
+    struct opening opening = {os, path, options, flags};
+    int again = 0;
+    km_status rc;
+
+    for (int i = 0;; i++) { /* ends: so many attempts */
+        rc = open_once(&opening, out_store, &again, out_error);
+        if (!rc || !again || i >= OPEN_ATTEMPTS)
+            return rc;
+        if (!(opening.flags & STORE_OPEN_NO_IMAGE))
+            sleep_a_moment();
+    }
 }
 
 km_status km__store_open_memory_with(struct os *os, const km_options *options, int background,
@@ -242,6 +376,9 @@ km_status km_close(km_store *store, km_error *out_error)
     }
     if (km__epoch_ongoing())
         return KM_WOULD_BLOCK; /* it would wait for this very section to end */
+    km__watches_stop(store);
+    stop_upkeep(store);
+    km__keeper_close(store);
     rc = km__log_stop(store->log, out_error);
     destroy_store_object(store);
     return rc;

@@ -11,6 +11,8 @@ static km_status check_readable(const km_map *map, km_bytes key)
 {
     if (km__store_is_forked(map->store))
         return KM_E_FORKED;
+    if (km__store_broken(map->store))
+        return km__store_broken(map->store);
     if (key.size > KM_KEY_SIZE_MAX || (!key.data && key.size))
         return KM_E_INVALID;
     /* pairs with mark_dropped() */

@@ -154,23 +154,15 @@ static void scan_share(struct replay *replay)
 
 static void clear_share(const struct replay *replay, km_map *map, uint32_t worker)
 {
-    for (uint32_t i = worker; i < HASH_PARTITION_COUNT; i += replay->worker_count) {
+    for (uint32_t i = worker; i < HASH_PARTITION_COUNT; i += replay->worker_count)
         km__hash_clear_partition(map->index, i);
-        atomic_store_explicit(&map->live_bytes[i], 0, memory_order_relaxed);
-    }
 }
 
-static void add_replayed_bytes(km_map *map, uint64_t hash, uint64_t plus, const struct found *found)
+static uint64_t size_of_found(const struct found *found)
 {
-    _Atomic uint64_t *live = &map->live_bytes[km__hash_partition(hash)];
-    uint64_t minus = 0;
-
-    if (found->ref)
-        minus = km__record_size(found->record.flags, found->record.value_size,
-                                found->record.key_size);
-    /* relaxed, no exchange: this worker owns the partition */
-    atomic_store_explicit(live, atomic_load_explicit(live, memory_order_relaxed) + plus - minus,
-                          memory_order_relaxed);
+    return found->ref ? km__record_size(found->record.flags, found->record.value_size,
+                                        found->record.key_size)
+                      : 0;
 }
 
 /* What the key's record was before. The new record is looked at only if an old one may be there:
@@ -194,23 +186,33 @@ static km_status apply_data(struct replay *replay, km_map *map, const struct rep
     struct km_store *store = replay->store;
     uint64_t ref = km__log_ref(entry->position);
     struct found found;
-    km_status rc = find_before(store, map, entry, &found);
+    km_status rc = km__hash_load(map->index, entry->hash);
 
+    if (rc == KM_E_CORRUPT)
+        km__note_image_damage(store); /* the open begins anew, without the image */
+    if (!rc)
+        rc = find_before(store, map, entry, &found);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
     if (entry->kind == RECORD_PUT) {
-        if (!found.ref)
+        if (!found.ref) {
             rc = km__hash_reserve(map->index, entry->hash, ref, &store->source);
-        else
-            km__hash_replace(map->index, entry->hash, found.ref, ref);
-        if (rc && rc != KM_NOT_FOUND)
-            return rc;
-        add_replayed_bytes(map, entry->hash, (uint64_t)entry->units * 8, &found);
+            if (rc)
+                return rc;
+        }
+        km__hash_replace(map->index, entry->hash, found.ref ? found.ref : ref, ref,
+                         (int64_t)((uint64_t)entry->units * 8 - size_of_found(&found)));
     } else if (found.ref) {
-        km__hash_remove(map->index, entry->hash, found.ref);
-        add_replayed_bytes(map, entry->hash, 0, &found);
+        km__hash_remove(map->index, entry->hash, found.ref, size_of_found(&found));
     }
     return KM_OK;
+}
+
+/* A map that is not known though a record is of it: it was dropped, and neither MAPS nor the log
+ * before the record tells of it any more; else it was never created. */
+static km_status without_map(const struct km_store *store, uint16_t id)
+{
+    return id < store->catalogue_ids ? KM_OK : KM_E_CORRUPT;
 }
 
 static km_status apply_entry(struct replay *replay, const struct replay_entry *entry,
@@ -220,7 +222,7 @@ static km_status apply_entry(struct replay *replay, const struct replay_entry *e
     km_status rc = KM_OK;
 
     if (!map)
-        rc = KM_E_CORRUPT; /* a record of a map that was never created */
+        rc = without_map(replay->store, entry->map);
     else if (entry->kind == RECORD_MAP_DROPPED || entry->kind == RECORD_MAP_CLEARED)
         clear_share(replay, map, worker);
     else
@@ -291,13 +293,16 @@ static km_status apply_event(struct replay *replay, const struct replay_entry *e
             return KM_E_CORRUPT;
         if (record.value[0] != KM_HASH)
             return KM_E_VERSION;
-        return km__maps_add(store, entry->map, km_bytes_of(record.key, record.key_size), KM_HASH,
-                            &map);
+        return km__maps_add(store, entry->map, km_bytes_of(record.key, record.key_size),
+                            entry->position, &map);
     }
-    if (!map || atomic_load_explicit(&map->dropped, memory_order_relaxed))
+    if (!map)
+        return without_map(store, entry->map);
+    if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
         return KM_E_CORRUPT;
     if (entry->kind == RECORD_MAP_DROPPED) {
         atomic_store_explicit(&map->dropped, 1, memory_order_relaxed); /* alone here */
+        map->dropped_position = entry->position;
         km__maps_remove_name(map);
     }
     return KM_OK;
@@ -461,7 +466,8 @@ static km_status replay_rounds(struct replay *replay)
 {
     km_status rc = KM_OK;
 
-    for (uint32_t begin = 0; !rc && begin < replay->segment_count; begin = replay->scan_end) {
+    for (uint32_t begin = replay->apply_begin; !rc && begin < replay->segment_count;
+         begin = replay->scan_end) {
         rc = scan_round(replay, begin);
         if (!rc)
             rc = apply_until(replay, certain_end(replay)); /* I1 */
@@ -537,7 +543,8 @@ static km_status init_segments(struct replay *replay)
         replay->segments[i].replay = replay;
         replay->segments[i].index = i;
         replay->segments[i].number = km__log_chain_number(log, i);
-        replay->total_bytes += km__log_chain_bytes(log, i);
+        if (i >= replay->apply_begin)
+            replay->total_bytes += km__log_chain_bytes(log, i);
     }
     return KM_OK;
 }
@@ -555,11 +562,26 @@ static uint32_t choose_workers(const struct replay *replay)
     return wanted ? wanted : 1;
 }
 
-km_status km__replay(struct km_store *store, km_error *error)
+/* What the records that are not replayed have come to. */
+static km_status begin_with(struct replay *replay, uint64_t head)
+{
+    struct km_store *store = replay->store;
+    km_status rc = km__image_load(store, head, &replay->apply_begin);
+
+    if (!rc && !store->image.mapping)
+        rc = km__catalogue_load(store, head, replay->error);
+    return rc;
+}
+
+km_status km__replay(struct km_store *store, uint64_t head, km_error *error)
 {
     struct replay replay = {.store = store, .error = error};
     uint64_t begin_ns = store->os->ops->now_ns(store->os);
-    km_status rc = init_segments(&replay);
+    km_status rc = begin_with(&replay, head);
+
+    if (rc)
+        return rc;
+    rc = init_segments(&replay);
 
     if (rc)
         return km__fail(error, rc, NULL, 0, 0, "no memory for replay");

@@ -137,7 +137,9 @@ static km_status prepare_change(struct unit *unit, struct change *change)
 
     if (atomic_load_explicit(&change->map->dropped, memory_order_relaxed))
         return KM_E_DROPPED; /* relaxed: set under this lock */
-    rc = km__find(unit->store, change->map->index, change->hash, key, &found);
+    rc = km__load_locked(change->map, change->hash);
+    if (!rc)
+        rc = km__find(unit->store, change->map->index, change->hash, key, &found);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
     km__note_found(change, &found);
@@ -161,7 +163,7 @@ static void remove_placeholders(struct unit *unit)
         struct change *change = unit->order[i];
 
         if (change->has_placeholder)
-            km__hash_remove(change->map->index, change->hash, placeholder_of(unit, change));
+            km__hash_remove(change->map->index, change->hash, placeholder_of(unit, change), 0);
         change->has_placeholder = 0;
     }
 }
@@ -272,7 +274,7 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
     km_status rc = order_changes(&unit);
 
     while (!rc) { /* ends when there is room, or none to be had */
-        int is_special = unit.log_size > km__log_unit_size_max(store->log);
+        int is_special = km__log_is_large(store->log, unit.log_size);
 
         if (is_special && km__epoch_ongoing())
             rc = KM_WOULD_BLOCK;
@@ -280,7 +282,7 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
             rc = try_unit(&unit, is_special, out_position);
         if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
             break;
-        rc = km__log_wait_space(store->log, unit.log_size, unit.class);
+        rc = km__wait_room(store, unit.log_size, unit.class);
     }
     if (!rc && out_existed)
         *out_existed = unit.first_found.ref != 0;

@@ -146,7 +146,7 @@ static km_status open_to_verify(struct check *check, const char *path, km_error 
     km_status rc;
 
     options.mode = KM_OPEN_READ_ONLY;
-    rc = km__store_open_with(check->os, path, &options, 0, &store, error);
+    rc = km__store_open_with(check->os, path, &options, STORE_OPEN_WHOLE, &store, error);
     if (rc)
         return rc;
     rc = km_store_stats(store, &stats);

@@ -14,8 +14,9 @@ case $tool in /*) ;; *) tool=$PWD/$tool ;; esac
 
 work=$(mktemp -d) || exit 1
 background=
+watcher=
 finish() {
-    [ -n "$background" ] && kill -9 $background 2>/dev/null
+    [ -n "$background$watcher" ] && kill -9 $background $watcher 2>/dev/null
     umount "$work/small" 2>/dev/null
     rm -rf "$work"
 }
@@ -89,7 +90,8 @@ code help_works 0 --help
 has help_lists_verbs salvage
 code version_works 0 --version
 has version_names_the_tool '^keepmap [0-9]'
-for verb in set get del count list load dump stat verify salvage bench; do
+for verb in set get del count list load dump stat verify salvage scrub compact backup restore \
+    watch follow top bench; do
     code "help_of_$verb" 0 $verb --help
     has "help_of_${verb}_shows_usage" "^usage: keepmap $verb"
 done
@@ -106,6 +108,29 @@ error format_that_the_verb_lacks 2 stat --format hex s
 error bad_number 2 load --batch 0 s
 error empty_map_name 2 get --map '' s k
 error long_map_name 2 set --map "$(printf '%0256d' 0)" s k v
+error bad_position 2 watch --after 12x s
+error position_beyond_64_bits 2 watch --after 18446744073709551616 s
+error position_that_means_now 2 watch --after 18446744073709551615 s
+error bad_escape_in_a_prefix 2 watch -x --prefix '\q' s
+error prefix_longer_than_any_key 2 watch --prefix "$(printf '%065536d' 0)" s
+error bad_seconds 2 watch --for 1.2.3 s
+error seconds_with_too_many_digits 2 watch --for 0.1234 s
+error negative_seconds 2 watch --for -1 s
+error interval_of_nothing 2 top --interval 0 s
+error bad_interval 2 follow --interval x s
+error count_of_nothing 2 watch --count 0 s
+error hex_is_no_format_of_watch 2 watch --format hex s
+error tsv_is_no_format_of_stat 2 stat --format tsv s
+error rate_of_nothing 2 scrub --rate 0 s
+error rate_with_a_bad_suffix 2 scrub --rate 1T s
+error rate_with_two_suffixes 2 scrub --rate 1MB s
+error rate_beyond_64_bits 2 scrub --rate 99999999999999G s
+error keep_of_nothing 2 backup --keep 0 s d
+error keep_and_incremental 2 backup --keep 2 --incremental s d
+error keep_and_previous 2 backup --keep 2 --previous b s d
+error incremental_and_previous 2 backup --incremental --previous b s d
+error empty_previous 2 backup --previous '' s d
+error backup_without_a_place 2 backup s
 error control_bytes_in_a_verb 2 $'a\e[31mb'
 if grep -q $'\e' err; then bad messages_are_escaped; else ok messages_are_escaped; fi
 [ -e s ] && bad usage_errors_create_nothing || ok usage_errors_create_nothing
@@ -375,12 +400,16 @@ is escapes_are_written "$(wc -c <out)" 800003
 # ---- stores that cannot be opened ----------------------------------------------------------------
 
 for verb in "get nowhere k" "del nowhere k" "count nowhere" "list nowhere" "dump nowhere" \
-    "stat nowhere" "verify nowhere" "salvage nowhere new"; do
+    "stat nowhere" "verify nowhere" "salvage nowhere new" "scrub nowhere" "compact nowhere" \
+    "backup nowhere new" "restore nowhere new" "watch nowhere" "follow nowhere" "top nowhere"; do
     error "missing_store_${verb%% *}" 3 $verb
 done
+error missing_store_stat_closed 3 stat --closed nowhere
+[ -e new ] && bad failing_creates_nothing || ok failing_creates_nothing
 [ -e nowhere ] && bad reading_creates_nothing || ok reading_creates_nothing
 mkdir folder && echo text >folder/file
-for verb in "get folder k" "count folder" "verify folder" "salvage folder new"; do
+for verb in "get folder k" "count folder" "verify folder" "salvage folder new" "stat folder" \
+    "backup folder new" "restore folder new" "watch folder"; do
     error "folder_that_is_no_store_${verb%% *}" 3 $verb
 done
 is folder_is_untouched "$(ls -A folder)" file
@@ -388,22 +417,363 @@ echo text >plain
 error store_that_is_a_file 3 get plain k
 error store_below_a_missing_folder 3 set no/such/folder k v
 
+# writer_begins STORE: a process that has the store open for writing and puts each line of
+# descriptor 3; writer_ends closes it in order, writer_dies kills it.
 mkfifo fifo
-"$tool" load --batch 1 --ack held <fifo >held.acks 2>held.err &
-background=$!
-exec 3>fifo
-printf 'k\tv\n' >&3
-if lines_reach held.acks 1; then ok ack_comes_while_input_is_open; else
-    bad ack_comes_while_input_is_open "$(cat held.err)"
-fi
+writer_begins() {
+    rm -f writer.acks
+    "$tool" load -q --batch 1 --ack "$1" <fifo >writer.acks 2>writer.err &
+    background=$!
+    exec 3>fifo
+    acks=0
+}
+# put KEY VALUE: returns once it is acknowledged. The writer ends when nobody has descriptor 3 open.
+put() {
+    printf '%s\t%s\n' "$1" "$2" >&3
+    acks=$((acks + 1))
+    lines_reach writer.acks $acks || bad "put_of_$1_is_acknowledged" "$(cat writer.err)"
+}
+writer_ends() {
+    exec 3>&-
+    wait $background
+    local result=$?
+    background=
+    return $result
+}
+writer_dies() {
+    kill -9 $background
+    wait $background 2>/dev/null
+    exec 3>&-
+    background=
+}
+
+writer_begins held
+put k v
+is ack_comes_while_input_is_open "$(cat writer.acks)" 1
 error locked_store_is_not_written 3 set held k w
-error locked_store_is_not_read 3 get held k
 says lock_names_the_process "$background"
-exec 3>&-
-wait $background
+error locked_store_is_not_compacted 3 compact held
+prints store_is_read_beside_its_writer v get held k
+put later w
+prints later_changes_are_read_too w get held later
+writer_ends
 is load_ends_with_its_input $? 0
-background=
 prints unlocked_store_is_read v get held k
+
+# ---- stat of open, closed and crashed stores -----------------------------------------------------
+
+code closed_store_is_looked_at 0 stat --closed held
+has closed_store_is_not_open '^is_open: 0$'
+has closed_store_needs_no_recovery '^needs_recovery: 0$'
+if grep -q key_count out; then bad closed_opens_nothing; else ok closed_opens_nothing; fi
+prints closed_as_json "{$(sed 's/\(.*\): /"\1":/' out | paste -sd ,)}
+" stat --closed --format json held
+writer_begins held
+put open k
+prints open_store_is_open $'is_open: 1\n' stat --closed held
+prints open_store_is_open_as_json $'{"is_open":1}\n' stat --closed --format json held
+code stat_beside_a_writer 0 stat held
+is stat_beside_a_writer_begins_with_that "$(head -1 out)" 'is_open: 1'
+has stat_beside_a_writer_follows '^is_follower: 1$'
+has stat_beside_a_writer_counts '^key_count: 3$'
+writer_dies
+code crashed_store_is_looked_at 0 stat --closed held
+has crashed_store_is_not_open '^is_open: 0$'
+has crashed_store_needs_recovery '^needs_recovery: 1$'
+code crashed_store_has_statistics 0 stat held
+has stat_tells_first_of_the_crash '^needs_recovery: 1$'
+has stat_has_what_was_acknowledged '^key_count: 3$'
+code stat_of_a_crashed_store_as_json 0 stat --format json held
+has stat_json_of_a_crashed_store '^{"is_open":0,"needs_recovery":1,.*,"key_count":3,.*}$'
+code recovering 0 set held k v
+code recovered_store_is_looked_at 0 stat --closed held
+has recovered_store_needs_no_recovery '^needs_recovery: 0$'
+
+# ---- watch ---------------------------------------------------------------------------------------
+
+code watch_store 0 set -x w 'one\t' 'a\\'
+"$tool" set w two b
+"$tool" del w two
+"$tool" set --map other -x w 'two\xff' c
+without_position() { cut -f 1,2,4,5 "$@"; }
+told_position() { sed -n 's/.*--after \([0-9]*\)$/\1/p' err; }
+code watch_from_the_first_on 0 watch --after first --for 0 w
+is watch_prints_every_change "$(without_position out)" "$(printf '%s\t%s\t%s\t%s\n' \
+    map_created main '' '' put main 'one\t' 'a\\' put main two b delete main two '' \
+    map_created other '' '' put other 'two\xff' c)"
+says watch_tells_where_to_go_on '^keepmap: to go on from here: --after [0-9]*$'
+is watch_positions_grow "$(cut -f 3 out)" "$(cut -f 3 out | sort -nu)"
+last=$(told_position)
+third=$(sed -n 3p out | cut -f 3)
+code watch_after_a_position 0 watch --after "$third" --for 0 w
+is watch_goes_on_behind_it "$(without_position out | head -1)" "$(printf 'delete\tmain\ttwo\t')"
+prints watch_after_the_end '' watch --after "$last" --for 0 w
+prints watch_from_now '' watch --after now --for 0 w
+prints quiet_watch '' watch -q --for 0.1 w
+is quiet_watch_is_quiet "$(cat err)" ""
+code watch_tsv_by_name 0 watch --after first --for 0 --format tsv --map other w
+is watch_of_one_map "$(cut -f 1,2 out | tr '\t\n' '  ')" "map_created other put other "
+code watch_a_prefix 0 watch --after first --for 0 --prefix tw w
+is watch_prints_the_prefix_only "$(cut -f 1,4 out | grep -v ^map | tr '\t\n' '  ')" \
+    'put two delete two put two\xff '
+code watch_an_escaped_prefix 0 watch --after first --for 0 -x --prefix 'one\x09' w
+is escaped_prefix_is_unescaped "$(grep -vc ^map out)" 1
+code watch_counts 0 watch --after first --count 2 w
+is watch_ends_after_its_count "$(wc -l <out)" 2
+code watch_goes_on 0 watch --after "$(told_position)" --for 0 w
+is nothing_is_missed_or_twice "$(wc -l <out)" 4
+code watch_as_json 0 watch --after first --for 0 --format json w
+is watch_json "$(sed 's/"position":[0-9]*/P/' out)" '{"kind":"map_created","m":"main",P}
+{"kind":"put","m":"main",P,"k":"one\t","v":"a\\"}
+{"kind":"put","m":"main",P,"k":"two","v":"b"}
+{"kind":"delete","m":"main",P,"k":"two"}
+{"kind":"map_created","m":"other",P}
+{"kind":"put","m":"other",P,"k64":"dHdv/w==","v":"c"}'
+printf 'x\t\ny\t\n' | "$tool" load -q --batch 2 batch
+"$tool" watch -q --after first --for 0 --format json batch >out 2>err
+is watch_json_tells_of_batches "$(sed -n 's/.*"k":"\(.\)".*,"more":true}$/\1/p' out)" x
+error watch_of_a_missing_map 1 watch --map nothing --for 0 w
+error watch_after_no_change 2 watch --after 99999999999999999 --for 0 w
+begun=$(date +%s%N)
+code watch_for_a_time 0 watch --for 0.3 w
+took=$((($(date +%s%N) - begun) / 1000000))
+if [ $took -ge 300 ] && [ $took -lt 10000 ]; then ok watch_ends_in_time; else
+    bad watch_ends_in_time "$took ms"
+fi
+"$tool" watch --after first w 2>err | head -n 1 >out
+is watch_ends_with_its_reader "${PIPESTATUS[0]}" 141
+if [ -w /dev/full ]; then
+    "$tool" watch --after first w >/dev/full 2>err
+    is watch_on_a_full_disk $? 3
+    if [ -n "$(told_position)" ]; then bad lost_changes_are_not_told_as_read; else
+        ok lost_changes_are_not_told_as_read
+    fi
+fi
+
+watching() { # ARGUMENTS...: a watch in the background
+    : >watch.out
+    "$tool" watch "$@" >watch.out 2>watch.err </dev/null 3>&- & # 3: see put()
+    watcher=$!
+}
+watch_reaches() { # NAME COUNT
+    if lines_reach watch.out "$2"; then ok "$1"; else
+        bad "$1" "$(wc -l <watch.out) changes, not $2" "$(head -3 watch.err)"
+    fi
+}
+watch_ends() { # NAME SIGNAL
+    kill -"$2" $watcher
+    wait $watcher
+    is "$1" $? 0
+    watcher=
+    cp watch.err err
+    says "${1}_tells_where_to_go_on" '--after [0-9]*$'
+}
+watching w
+lines_reach watch.err 1
+is watch_tells_that_nobody_writes "$(grep -c 'not open for writing' watch.err)" 1
+code watch_keeps_no_writer_out 0 set w three d
+watch_reaches watch_sees_a_later_writer 1
+is it_sees_what_was_written "$(without_position watch.out)" "$(printf 'put\tmain\tthree\td')"
+watch_ends watch_ends_by_sigint INT
+
+writer_begins w
+put before e
+watching --after "$last" --map main w
+watch_reaches watch_beside_a_writer_begins 2
+put after 'f\'
+watch_reaches watch_beside_a_writer_goes_on 3
+is watch_beside_a_writer "$(without_position watch.out)" "$(printf '%s\t%s\t%s\t%s\n' \
+    put main three d put main before e put main after 'f\\')"
+watch_ends watch_beside_a_writer_ends_by_sigterm TERM
+end=$(told_position)
+for i in $(seq 500); do printf 'many %d\t%d\nother %d\t\n' $i $i $i; done >&3
+watching --prefix many --after "$end" w
+for i in $(seq 501 1000); do printf 'many %d\t%d\nother %d\t\n' $i $i $i; done >&3
+watch_reaches watch_of_a_load_sees_all 1000
+is watch_of_a_load_is_in_order "$(cut -f 5 watch.out | tr '\n' ' ')" "$(seq -s ' ' 1000) "
+writer_ends
+is writer_of_a_watched_store_ends $? 0
+writer_begins w
+put 'many more' g
+watch_reaches watch_goes_on_with_the_next_writer 1001
+is it_sees_what_the_next_one_writes "$(tail -1 watch.out | cut -f 4,5)" "$(printf 'many more\tg')"
+writer_dies
+code writer_after_a_crash 0 set w 'many, after a crash' h
+watch_reaches watch_goes_on_after_a_crash 1002
+watch_ends watch_ends_by_sighup HUP
+
+# ---- follow and top ------------------------------------------------------------------------------
+
+code follow_a_store_of_nobody 0 follow --count 2 --interval 0.05 w
+says follow_tells_that_nobody_writes 'not open for writing'
+is follow_tells_it_once "$(wc -l <err)" 1
+is follow_prints_as_often_as_asked "$(grep -c '^key_count: ' out)" 2
+is follow_separates_its_frames "$(grep -c '^$' out)" 1
+code quiet_follow 0 follow -q --count 1 w
+is quiet_follow_is_quiet "$(cat err)" ""
+writer_begins w
+put follow 1
+code follow_a_writer 0 follow --count 2 --interval 0.05 --format json w
+is follow_says_nothing_of_a_writer "$(cat err)" ""
+is follow_json_has_a_line_each "$(grep -c '^{"map_count":2,.*"is_follower":1}$' out)" 2
+code top_into_a_pipe 0 top --count 2 --interval 0.3 w
+is top_prints_as_often_as_asked "$(grep -c '^store  ' out)" 2
+is top_separates_its_frames "$(grep -c '^$' out)" 1
+has top_names_the_store "^store *'w', written by another process"
+has top_shows_the_log '^log *\[[#=.~-]*\] .* segments$'
+if grep -q $'\e' out; then bad top_into_a_pipe_is_plain; else ok top_into_a_pipe_is_plain; fi
+: >out
+"$tool" top --interval 0.05 w >out 2>err </dev/null 3>&- &
+watcher=$!
+lines_reach out 30 || bad top_goes_on
+kill -INT $watcher
+wait $watcher
+is top_ends_by_sigint $? 0
+watcher=
+is top_says_nothing_else "$(cat err)" ""
+writer_ends
+code top_of_a_store_of_nobody 0 top --count 1 w
+has top_tells_that_nobody_writes 'not open for writing elsewhere'
+if script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+    screen() { # COLUMNS ROWS COMMAND
+        TERM=xterm script -qec "stty cols $1 rows $2; $3" /dev/null </dev/null | tr -d '\r' >out
+    }
+    screen 50 40 "'$tool' top --count 2 --interval 0.05 w"
+    is top_hides_the_cursor "$(head -c 6 out)" $'\e[?25l'
+    is top_shows_the_cursor_again "$(tail -c 6 out)" $'\e[?25h'
+    is top_redraws_from_the_corner "$(grep -c $'\e\\[H' out)" 2
+    is top_is_as_wide_as_the_terminal "$(sed 's/\x1b\[[?0-9]*[A-Za-z]//g' out |
+        awk 'length > n { n = length } END { print n }')" 50
+    screen 80 6 "'$tool' top --count 1 w"
+    is top_is_lower_than_the_terminal "$(grep -c '  ' out)" 5
+    screen 80 40 "timeout -s TERM 0.5 '$tool' top w"
+    is top_shows_the_cursor_after_a_signal "$(tail -c 6 out)" $'\e[?25h'
+    TERM=dumb script -qec "'$tool' top --count 1 w" /dev/null </dev/null >out
+    if grep -q $'\e' out; then bad top_on_a_dumb_terminal_is_plain; else
+        ok top_on_a_dumb_terminal_is_plain
+    fi
+else
+    skip top_hides_the_cursor "no script(1)"
+fi
+
+# ---- backup and restore --------------------------------------------------------------------------
+
+figure() { sed -n "s/^$1: //p" out; } # NAME: of the last run
+positive() { # NAME FIGURE
+    if [ "$(figure "$2")" -gt 0 ] 2>/dev/null; then ok "$1"; else bad "$1" "$(cat out)"; fi
+}
+awk 'BEGIN { v = sprintf("%0990d", 0); for (i = 1; i <= 3000; i++) print i "\t" v }' >records
+code store_to_back_up 0 load --input records kept
+sorted_dump kept >kept.tsv
+code backup_works 0 backup kept first.backup
+is backup_tells_its_path "$(figure backup)" first.backup
+is backup_tells_its_position "$(figure position)" "$("$tool" stat kept | sed -n 's/^tail: //p')"
+positive backup_links linked_bytes
+code backup_is_whole 0 verify first.backup
+sorted_dump first.backup >out
+same backup_is_read_as_a_store kept.tsv out
+error backup_into_what_is_there 2 backup kept first.backup
+error backup_below_a_missing_folder 2 backup kept no/such/folder
+code backup_by_copy 0 backup --copy kept copy.backup
+is copy_links_nothing "$(figure linked_bytes)" 0
+is copy_shares_no_file "$(find copy.backup -type f -links +1)" ""
+code set_after_the_backup 0 set kept new value
+code backup_with_previous 0 backup --previous copy.backup kept second.backup
+positive backup_with_previous_links linked_bytes
+if [ -n "$(find copy.backup/log -type f -links +1)" ]; then ok previous_is_linked; else
+    bad previous_is_linked "$(ls -l copy.backup/log)"
+fi
+error previous_that_is_no_backup 2 backup --previous folder kept third.backup
+code restore_works 0 restore first.backup restored
+is restore_is_silent "$(cat out err)" ""
+sorted_dump restored >out
+same restored_is_as_it_was_backed_up kept.tsv out
+code restored_is_whole 0 verify restored
+code restored_is_written 0 set restored new other
+is restored_shares_no_file "$(find restored -type f -links +1)" ""
+code backup_is_whole_after_all 0 verify first.backup
+error restore_into_what_is_there 2 restore first.backup restored
+prints that_store_is_as_it_was other get restored new
+"$tool" restore second.backup restored.second 2>err
+prints later_backup_has_later_changes value get restored.second new
+
+writer_begins kept
+put beside 'a writer'
+error backup_beside_a_writer 3 backup kept beside.backup
+says backup_beside_a_writer_says_who_can 'has to make the backup'
+[ -e beside.backup ] && bad refused_backup_leaves_nothing || ok refused_backup_leaves_nothing
+writer_ends
+
+stamp='[0-9]\{8\}T[0-9]\{6\}Z\(-[0-9]*\)\?'
+code first_kept_backup 0 backup --keep 1 kept set
+is kept_backup_is_named_by_its_time "$(ls set | grep -c "^$stamp\$")" 1
+is kept_backup_is_told "$(figure backup)" "set/$(ls set)"
+old=$(ls set)
+"$tool" set kept newest 1
+code second_kept_backup 0 backup --keep 1 kept set
+is only_one_is_kept "$(ls set | wc -l)" 1
+is the_old_one_is_removed "$(figure removed)" "$old"
+positive kept_backups_share_files linked_bytes
+code kept_backup_is_restored 0 restore "set/$(ls set)" restored.set
+sorted_dump restored.set >out
+sorted_dump kept >expected
+same kept_backup_is_the_store expected out
+code incremental_backup 0 backup --incremental kept set
+code incremental_backup_again 0 backup --incremental kept set
+is incremental_removes_none "$(ls set | wc -l)" 3
+positive incremental_backups_share_files linked_bytes
+for name in set/*; do
+    "$tool" verify "$name" >/dev/null 2>err || bad incremental_backups_are_whole "$name"
+done
+error set_that_is_a_backup 2 backup --keep 2 kept first.backup
+error set_below_a_missing_folder 3 backup --keep 2 kept no/such/set
+error set_that_is_a_file 3 backup --keep 2 kept plain
+
+# What is not ours stays: other names, links, folders that hold more, or no backup at all.
+ours=$(ls -r set | head -1)
+for name in 20200101T000000Z 20200105T000000Z 20200106T000000Z-12 20200108T000000Z \
+    19990101T000000Z-1 20200103T000000; do cp -r first.backup set/$name; done
+echo text >set/20200105T000000Z/notes
+ln -s ../../../plain set/20200108T000000Z/log/00000abc.segment
+mkdir set/20200102T000000Z outside
+for name in 20200107T000000Z.removing 20200109T000000Z.new-backup; do
+    mkdir -p set/$name/log
+    touch set/$name/IDENTITY set/$name/log/0000000a.segment
+done
+flock set "$tool" backup --keep 2 kept set >out 2>err
+is set_in_use_is_an_error $? 3
+says set_in_use_is_told 'another backup'
+cp -r first.backup outside/backup
+ln -s ../outside/backup set/20200104T000000Z
+code keep_removes_what_it_can 3 backup --keep 2 kept set
+says backup_that_holds_more_is_told '20200105T000000Z is not removed: it holds more'
+says backup_with_a_link_is_told '20200108T000000Z is not removed: it holds more'
+is keep_leaves_what_is_not_ours "$(ls set | grep -vx "$ours" | head -n -1 | tr '\n' ' ')" \
+    "19990101T000000Z-1 20200102T000000Z 20200103T000000 20200104T000000Z 20200105T000000Z \
+20200108T000000Z "
+is keep_keeps_the_newest "$(ls set | grep -cx "$ours")" 1
+code link_is_not_followed 0 verify outside/backup
+code foreign_backup_is_whole 0 verify set/20200105T000000Z
+
+# ---- compact -------------------------------------------------------------------------------------
+
+for i in 1 2 3; do "$tool" load -q --input records turned; done
+"$tool" load -q turned <<<$'a\tb'
+sorted_dump turned >expected
+code compact_works 0 compact turned
+is compact_tells_four_figures "$(cut -d: -f 1 out | tr '\n' ' ')" \
+    "log_bytes_before log_bytes_after disk_bytes_before disk_bytes_after "
+if [ "$(figure log_bytes_after)" -lt "$(figure log_bytes_before)" ]; then ok compact_frees; else
+    bad compact_frees "$(cat out)"
+fi
+sorted_dump turned >out
+same compact_changes_nothing expected out
+code compacted_is_whole 0 verify turned
+error watch_of_what_was_compacted 1 watch --after first --for 0 turned
+says watch_tells_where_the_log_begins 'the log begins at [0-9]*, .*dump the map'
+code compact_as_json 0 compact --format json turned
+has compact_json '^{"log_bytes_before":[0-9]*,.*"disk_bytes_after":[0-9]*}$'
+error compact_creates_nothing 3 compact no.store
 
 # ---- kill -9 -------------------------------------------------------------------------------------
 
@@ -467,6 +837,25 @@ code salvaged_store_is_whole 0 verify saved
 error salvage_into_a_store 2 salvage damaged whole
 prints that_store_is_unchanged $'2000\n' count whole
 code damaged_store_is_unchanged 4 verify damaged
+code scrub_finds_no_damage 0 scrub whole
+has scrub_counts_damage '^damaged: 0$'
+code scrub_at_a_rate 0 scrub --rate 100M whole
+error scrub_finds_damage_of_a_small_store 4 scrub damaged
+error backup_of_a_damaged_store 4 backup damaged damaged.backup
+[ -e damaged.backup ] && bad backup_of_damage_leaves_nothing || ok backup_of_damage_leaves_nothing
+
+# Large enough for an index image: opening it reads few of its records.
+awk 'BEGIN { v = sprintf("%01000d", 0); for (i = 1; i <= 30000; i++) print i "\tnumber " i "."v }' |
+    "$tool" load -q scrubbed
+code scrub_of_many_segments 0 scrub scrubbed
+place=$(grep -Habo 'number 500\.' scrubbed/log/* | head -1)
+file=${place%%:*}
+offset=${place#*:}
+printf 'X' | dd of="$file" bs=1 seek=$((${offset%%:*} + 1)) conv=notrunc 2>err
+code scrub_finds_a_flipped_byte 4 scrub scrubbed
+has scrub_names_the_file "$(basename "$file")"
+has scrub_counts_it '^damaged: [1-9]'
+says scrub_says_what_to_do 'scrubbed is damaged: restore a backup'
 
 # ---- limits of the disk --------------------------------------------------------------------------
 

@@ -6,6 +6,9 @@
  * them once, whatever their references are replaced by. Guests come and go, and make nodes split
  * and get tidied up. A record is written before its reference enters the index and read without
  * further ado by who finds it: under ThreadSanitizer that checks that the reference carries it.
+ *
+ * All of this in an index that was filled, and in one that was imported and whose nodes are loaded
+ * meanwhile: by readers, by writers, by walks, by exports, and by a thread that does nothing else.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,6 +23,7 @@
 #include "index/hash_index.h"
 #include "index/node_pool.h"
 #include "sync/thread.h"
+#include "unit/hash_image_util.h"
 #include "unit/hash_index_util.h"
 
 #if KM_THREAD_SANITIZER
@@ -63,10 +67,12 @@ enum {
     WRITERS = 2,
     READERS = 2,
     WALKERS = 1,
+    THREADS_MAX = WRITERS + READERS + WALKERS + 2,
     RESIDENTS = 2000,                             /* of each writer */
     GUESTS = KM_THREAD_SANITIZER ? 12000 : 80000, /* at most at a time, of each writer */
     STEPS = KM_THREAD_SANITIZER ? 60000 : 700000,
-    RECORDS = RESIDENTS + GUESTS + STEPS + 1, /* of each writer: none is used twice */
+    IMPORTED = KM_THREAD_SANITIZER ? 12000 : 80000, /* guests there at the start, of each writer */
+    RECORDS = RESIDENTS + GUESTS + IMPORTED + STEPS + 1, /* of each writer: none is used twice */
 };
 
 #define PLACEHOLDER_BIT (UINT64_C(1) << 43) /* then the other bits are the key */
@@ -84,6 +90,7 @@ struct shared {
     struct hash_index *index;
     struct hash_source source;
     struct record *records;
+    struct test_image image; /* where an imported index came from */
     _Atomic uint32_t writers_left;
     _Atomic uint32_t failures;
 };
@@ -152,13 +159,14 @@ static void put(struct writer *writer, uint64_t i)
 
     km__epoch_enter();
     km__mutex_lock(lock);
+    expect(writer->shared, km__hash_load(index, hash) == KM_OK);
     if (!old) {
         old = key | PLACEHOLDER_BIT;
         expect(writer->shared,
                km__hash_reserve(index, hash, old, &writer->shared->source) == KM_OK);
     }
     writer->refs[i] = write_record(writer, key);
-    km__hash_replace(index, hash, old, writer->refs[i]);
+    km__hash_replace(index, hash, old, writer->refs[i], 10);
     km__mutex_unlock(lock);
     leave_section();
 }
@@ -171,7 +179,8 @@ static void take_out(struct writer *writer, uint64_t i)
 
     km__epoch_enter();
     km__mutex_lock(lock);
-    km__hash_remove(index, hash, writer->refs[i]);
+    expect(writer->shared, km__hash_load(index, hash) == KM_OK);
+    km__hash_remove(index, hash, writer->refs[i], 4);
     writer->refs[i] = 0;
     km__mutex_unlock(lock);
     leave_section();
@@ -209,10 +218,15 @@ static int is_whole(const struct shared *shared, uint64_t ref)
 static int find_key(struct shared *shared, uint64_t key)
 {
     struct hash_probe probe;
+    uint64_t ref = km__hash_first(shared->index, hash_of(key), &probe);
     int found = 0;
 
-    for (uint64_t ref = km__hash_first(shared->index, hash_of(key), &probe); ref && !found;
-         ref = km__hash_next(&probe)) {
+    if (ref == HASH_NOT_LOADED) {
+        expect(shared, km__hash_load_unlocked(shared->index, hash_of(key)) == KM_OK);
+        ref = km__hash_first(shared->index, hash_of(key), &probe);
+        expect(shared, ref != HASH_NOT_LOADED);
+    }
+    for (; ref && !found; ref = km__hash_next(&probe)) {
         expect(shared, is_whole(shared, ref));
         found = key_of(shared, ref) == key;
     }
@@ -237,15 +251,15 @@ static void run_reader(void *context)
 
 static void walk_once(struct shared *shared, uint8_t *times, uint64_t *refs)
 {
-    struct hash_walk walk = {0, 0};
+    struct hash_walk walk = {0};
     int is_end = 0;
 
     memset(times, 0, RESIDENTS * WRITERS);
     while (!is_end) {
-        size_t count;
+        size_t count = 0;
 
         km__epoch_enter();
-        count = km__hash_walk_next(shared->index, &walk, refs, &is_end);
+        expect(shared, km__hash_walk_next(shared->index, &walk, refs, &count, &is_end) == KM_OK);
         for (size_t i = 0; i < count; i++) {
             uint64_t key = key_of(shared, refs[i]);
             expect(shared, is_whole(shared, refs[i]));
@@ -271,11 +285,83 @@ static void run_walker(void *context)
     free(refs);
 }
 
+/* ---- images */
+
+/* Residents are once in an image, whose nodes tile what they are of, whatever writers do. */
+static void export_once(struct shared *shared, uint8_t *times, uint64_t *lines)
+{
+    struct hash_walk walk = {0};
+    struct hash_image_node node;
+    uint64_t prefix = 0;
+    int is_end = 0;
+
+    memset(times, 0, RESIDENTS * WRITERS);
+    for (;;) {
+        km__epoch_enter();
+        expect(shared, km__hash_export_next(shared->index, &walk, &node, lines, &is_end) == KM_OK);
+        leave_section();
+        if (is_end)
+            break;
+        expect(shared, node.prefix == prefix);
+        prefix = (node.prefix | (UINT64_MAX >> node.depth)) + 1;
+        for (size_t i = 0; i < image_slot_count(&node); i++) {
+            uint64_t ref = lines[i] & HASH_REF_MASK;
+            uint64_t key = ref ? key_of(shared, ref) : UINT64_MAX;
+
+            expect(shared, !ref || is_whole(shared, ref));
+            if (key < RESIDENTS * WRITERS)
+                times[key]++;
+        }
+    }
+    expect(shared, prefix == 0);
+    for (uint64_t key = 0; key < RESIDENTS * WRITERS; key++)
+        expect(shared, times[key] == 1);
+}
+
+static void run_exporter(void *context)
+{
+    struct shared *shared = context;
+    uint8_t *times = malloc(RESIDENTS * WRITERS);
+    uint64_t *lines = malloc(IMAGE_SLOTS_MAX * sizeof(*lines));
+
+    while (is_running(shared))
+        export_once(shared, times, lines);
+    free(times);
+    free(lines);
+}
+
+static void run_loader(void *context)
+{
+    struct shared *shared = context;
+    struct hash_walk walk = {0};
+    int is_end = 0;
+
+    while (!is_end) {
+        km__epoch_enter();
+        expect(shared, km__hash_load_next(shared->index, &walk, &is_end) == KM_OK);
+        leave_section();
+    }
+    expect(shared, km__hash_not_loaded_count(shared->index) == 0);
+}
+
+/* Go on in an import of the index instead. */
+static void import_index(struct shared *shared)
+{
+    image_export(&shared->image, shared->index);
+    km__hash_index_destroy(shared->index);
+    assert_int_equal(km__hash_index_create(&shared->allocator.allocator, shared->pool,
+                                           &shared->reclaimer, &shared->index),
+                     KM_OK);
+    assert_int_equal(image_import(&shared->image, shared->index), KM_OK);
+    assert_true(shared->image.count > 2 * HASH_PARTITION_COUNT / 16);
+}
+
 /* ---- the tests */
 
 static void init_shared(struct shared *shared)
 {
     memset(shared, 0, sizeof(*shared));
+    image_init(&shared->image);
     test_allocator_init(&shared->allocator);
     km__reclaimer_init(&shared->reclaimer);
     assert_int_equal(km__node_pool_create(&shared->allocator.allocator, &shared->pool), KM_OK);
@@ -297,39 +383,57 @@ static void fini_shared(struct shared *shared)
     assert_int_equal(km__node_pool_check(shared->pool), 0);
     km__node_pool_destroy(shared->pool);
     assert_int_equal(shared->allocator.held_pages, 0);
+    image_fini(&shared->image);
     free(shared->records);
 }
 
-static void residents_are_always_found(void **state)
+struct crew {
+    struct thread threads[THREADS_MAX];
+    size_t count;
+};
+
+static void hire(struct crew *crew, const char *name, void (*run)(void *context), void *context)
+{
+    assert_in_range(crew->count, 0, THREADS_MAX - 1);
+    assert_int_equal(km__thread_start(&crew->threads[crew->count++], name, run, context), KM_OK);
+}
+
+static void run_crew(struct shared *shared, struct writer *writers, int is_imported)
+{
+    struct crew crew = {.count = 0};
+
+    for (size_t i = 0; i < READERS; i++)
+        hire(&crew, "reader", run_reader, shared);
+    for (size_t i = 0; i < WALKERS; i++)
+        hire(&crew, "walker", run_walker, shared);
+    hire(&crew, "exporter", run_exporter, shared);
+    for (size_t i = 0; i < WRITERS; i++)
+        hire(&crew, "writer", run_writer, &writers[i]);
+    if (is_imported)
+        hire(&crew, "loader", run_loader, shared);
+    while (is_running(shared)) /* what is retired is used again at once */
+        km__reclaim(&shared->reclaimer);
+    for (size_t i = 0; i < crew.count; i++)
+        km__thread_join(&crew.threads[i]);
+}
+
+static void find_residents(int is_imported)
 {
     static struct shared shared;
     struct writer writers[WRITERS];
-    struct thread threads[WRITERS + READERS + WALKERS];
-    size_t thread_count = 0;
     uint64_t expected = 0;
 
-    (void)state;
     init_shared(&shared);
     atomic_init(&shared.writers_left, WRITERS);
     for (uint64_t w = 0; w < WRITERS; w++) {
         writers[w] = (struct writer){&shared, w, test_seed() + (w << 32), 0, NULL};
         writers[w].refs = calloc(RESIDENTS + GUESTS, sizeof(uint64_t));
-        for (uint64_t i = 0; i < RESIDENTS; i++)
+        for (uint64_t i = 0; i < RESIDENTS + (is_imported ? IMPORTED : 0); i++)
             put(&writers[w], i);
     }
-    for (size_t i = 0; i < READERS; i++)
-        assert_int_equal(km__thread_start(&threads[thread_count++], "reader", run_reader, &shared),
-                         KM_OK);
-    for (size_t i = 0; i < WALKERS; i++)
-        assert_int_equal(km__thread_start(&threads[thread_count++], "walker", run_walker, &shared),
-                         KM_OK);
-    for (size_t i = 0; i < WRITERS; i++)
-        assert_int_equal(
-            km__thread_start(&threads[thread_count++], "writer", run_writer, &writers[i]), KM_OK);
-    while (is_running(&shared)) /* what is retired is used again at once */
-        km__reclaim(&shared.reclaimer);
-    for (size_t i = 0; i < thread_count; i++)
-        km__thread_join(&threads[i]);
+    if (is_imported)
+        import_index(&shared);
+    run_crew(&shared, writers, is_imported);
     for (size_t w = 0; w < WRITERS; w++) {
         for (size_t i = 0; i < RESIDENTS + GUESTS; i++)
             expected += writers[w].refs[i] != 0;
@@ -337,6 +441,18 @@ static void residents_are_always_found(void **state)
     }
     assert_int_equal(km__hash_count(shared.index), expected);
     fini_shared(&shared);
+}
+
+static void residents_are_always_found(void **state)
+{
+    (void)state;
+    find_residents(0);
+}
+
+static void residents_are_found_while_nodes_are_loaded(void **state)
+{
+    (void)state;
+    find_residents(1);
 }
 
 /* Fill and clear partitions one after the other. */
@@ -400,6 +516,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(residents_are_always_found),
+        cmocka_unit_test(residents_are_found_while_nodes_are_loaded),
         cmocka_unit_test(readers_stand_clearing),
     };
 

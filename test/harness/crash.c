@@ -12,10 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "harness/harness_check.h"
 #include "store/store_internal.h"
 
 #define RESUMED_OPERATIONS 12u
 #define RECOVERY_IMAGES_MAX 96u
+#define READ_ONLY_ONE_IN 6u
+#define UPKEEP_STRIDE_PART 4u /* so much closer are the cuts of upkeep */
 
 uint64_t km__crash_stride(uint64_t otherwise)
 {
@@ -85,9 +88,20 @@ int km__crash_recover(struct os *os, const km_options *options, uint64_t *out_fi
 
     if (store)
         failed = km__history_read_store(store, out_fingerprint);
+    if (store && !failed)
+        failed = harness_check_store(store);
     if (store)
         failed |= close_image(store, os);
     return failed ? -1 : 0;
+}
+
+/* As it is for who may only read: nothing of the image changes. */
+static int look_read_only(struct os *os, const km_options *options, uint64_t *out_fingerprint)
+{
+    km_options read_only = *options;
+
+    read_only.mode = KM_OPEN_READ_ONLY;
+    return km__crash_recover(os, &read_only, out_fingerprint);
 }
 
 /* ---- cuts during recovery ---------------------------------------------------------------- */
@@ -160,7 +174,7 @@ static void resume(struct crash *crash, const struct crash_image *image, km_stor
     crash->totals->resumed++;
     child->sim = image->os;
     child->totals = crash->totals;
-    child->stride = 16;
+    child->stride = crash->stride > 16 ? crash->stride : 16;
     child->seed = crash->seed;
     child->depth = crash->depth + 1;
     child->random.state = km__random_next(&crash->random);
@@ -182,12 +196,15 @@ void km__crash_check(struct crash *crash, struct crash_image image)
 {
     struct recovery_watch *watch = NULL;
     km_store *store;
-    uint64_t fingerprint = 0;
+    uint64_t fingerprint = 0, seen = 0;
     long found = -1;
-
-    uint32_t one_in = image.is_delicate ? 4 : crash->resume_one_in;
+    uint32_t one_in = image.is_delicate ? (crash->workload.is_upkeep ? 16 : 4)
+                                        : crash->resume_one_in;
+    int is_seen = km__random_one_in(&crash->random, READ_ONLY_ONE_IN);
 
     crash->totals->images++;
+    if (is_seen && look_read_only(image.os, &crash->workload.profile->options, &seen))
+        fail_at(crash, &image, "the store cannot be read without writing");
     if (crash->resume_one_in && km__random_one_in(&crash->random, one_in)) {
         watch = calloc(1, sizeof(*watch));
         watch->crash = crash;
@@ -212,6 +229,10 @@ void km__crash_check(struct crash *crash, struct crash_image image)
         km__history_print_difference(store, &content);
         fail_at(crash, &image, "wrong content");
     }
+    if (store && is_seen && seen != fingerprint)
+        fail_at(crash, &image, "what was seen without recovery is not what recovery found");
+    if (store && !crash->totals->failed && harness_check_store(store))
+        fail_at(crash, &image, "the recovered store is not sound");
     if (watch && !crash->totals->failed) {
         judge_watch(watch, &image, (size_t)found);
         resume(crash, &image, store, (size_t)found);
@@ -253,6 +274,8 @@ static void check_power(struct crash *crash, enum sim_power mode)
 /* Some steps are few, and more can go wrong there. */
 static int is_delicate_step(struct crash *crash)
 {
+    if (crash->workload.is_upkeep && crash->depth == 0)
+        return km__random_one_in(&crash->random, crash->stride / UPKEEP_STRIDE_PART + 1);
     return crash->depth == 0 && km__sim_current_op(crash->sim) == SIM_SYNC_DIR &&
            km__random_one_in(&crash->random, crash->stride);
 }
@@ -282,7 +305,8 @@ static void look_at_step(void *context, uint64_t step)
     struct crash *crash = context;
 
     crash->step = step;
-    if (km__sim_current_op(crash->sim) != SIM_UNLINK || km__random_one_in(&crash->random, 6))
+    if (km__sim_current_op(crash->sim) != SIM_UNLINK || crash->workload.is_upkeep ||
+        km__random_one_in(&crash->random, 6))
         look(crash, step % 2 == 0); /* opening a store unlinks many names that are not there */
 }
 

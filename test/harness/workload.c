@@ -12,10 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "log/log_internal.h"
 #include "store/store_internal.h"
 
 #define BATCH_COUNT_MAX 12u
 #define SPECIAL_SIZE_MIN (66u << 10)
+#define PACE_MARGIN (UINT64_C(256) << 10) /* more than one change that is not special */
 
 static const char *const op_names[OP_COUNT] = {"put",           "put of a special",
                                                "delete",        "batch",
@@ -23,7 +25,9 @@ static const char *const op_names[OP_COUNT] = {"put",           "put of a specia
                                                "drop",          "flush",
                                                "sync",          "sync_once",
                                                "housekeeping",  "wait_durable",
-                                               "reopen"};
+                                               "reopen",        "compaction",
+                                               "km_compact",    "keeper's round",
+                                               "image"};
 
 static void expect(struct workload *workload, km_status rc, const char *what)
 {
@@ -298,6 +302,49 @@ static void wait_durable(struct workload *workload)
         workload->durable_count = count;
 }
 
+/* ---- upkeep ------------------------------------------------------------------------------ */
+
+static void write_image(struct workload *workload)
+{
+    struct km_store *store = workload->store;
+
+    km__mutex_lock(&store->keeper.lock);
+    expect(workload, km__image_write(store), "km__image_write");
+    km__mutex_unlock(&store->keeper.lock);
+}
+
+static void run_upkeep(struct workload *workload, enum workload_op op)
+{
+    struct km_store *store = workload->store;
+
+    workload->is_upkeep = 1;
+    switch (op) {
+    case OP_COMPACT_SOME: expect(workload, km__compact_some(store), "km__compact_some"); break;
+    case OP_COMPACT: expect(workload, km_compact(store, NULL, NULL, NULL), "km_compact"); break;
+    case OP_KEEPER: expect(workload, km__keeper_round(store), "km__keeper_round"); break;
+    default: write_image(workload); break;
+    }
+    km__reclaim(&store->reclaimer);
+    workload->is_upkeep = 0;
+}
+
+/* A put would wait for the compactor, which has no thread here. */
+static void keep_pace(struct workload *workload)
+{
+    struct log *log = workload->store->log;
+    uint64_t pace = atomic_load_explicit(&log->pace_limit, memory_order_relaxed);
+    const char *op_name = workload->op_name;
+
+    if (pace == UINT64_MAX || km__log_linear(log, km__log_complete(log)) + PACE_MARGIN < pace)
+        return;
+    workload->op_name = op_names[OP_COMPACT_SOME];
+    run_upkeep(workload, OP_COMPACT_SOME);
+    run_upkeep(workload, OP_KEEPER);
+    workload->op_name = op_name;
+}
+
+/* ---- operations -------------------------------------------------------------------------- */
+
 static enum workload_op choose_op(struct workload *workload)
 {
     const uint32_t *weights = workload->profile->weights;
@@ -317,8 +364,13 @@ void km__workload_step(struct workload *workload)
     enum workload_op op = choose_op(workload);
     struct log *log = workload->store->log;
 
+    keep_pace(workload);
     workload->op_name = op_names[op];
     switch (op) {
+    case OP_COMPACT_SOME:
+    case OP_COMPACT:
+    case OP_KEEPER:
+    case OP_IMAGE: run_upkeep(workload, op); break;
     case OP_FLUSH: expect(workload, km__log_flush(log), "km__log_flush"); break;
     case OP_SYNC: expect(workload, km__log_sync(log), "km__log_sync"); break;
     case OP_SYNC_ONCE: km__log_sync_once(log); break;

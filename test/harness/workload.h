@@ -26,6 +26,10 @@ enum workload_op {
     OP_HOUSEKEEP,
     OP_WAIT_DURABLE,
     OP_REOPEN,
+    OP_COMPACT_SOME, /* what the compactor does, if anything is due */
+    OP_COMPACT,      /* the whole log */
+    OP_KEEPER,       /* a round of the keeper: an image if one is due, then the head */
+    OP_IMAGE,        /* write an index image now */
     OP_COUNT
 };
 
@@ -50,6 +54,7 @@ struct workload {
     size_t durable_count;     /* changes of the history that must survive a power cut */
     const char *op_name;      /* the operation under way */
     int failed;               /* something was printed */
+    int is_upkeep;            /* the operation under way is compaction, the keeper or an image */
     /* A change has been made in memory, and its call has returned; it counts as under way still. */
     void (*before_end)(void *context);
     void *context;

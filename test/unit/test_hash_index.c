@@ -10,136 +10,7 @@
 
 #include <string.h>
 
-#include "index/hash_index_internal.h"
-#include "index/node_pool.h"
-#include "unit/hash_index_util.h"
-
-/* A reference is a key and the version of what it refers to, so that a source needs no table. */
-#define KEY_BITS 24
-#define REF(key, version) ((uint64_t)(version) << KEY_BITS | (key))
-#define KEY(ref) ((ref) & ((UINT64_C(1) << KEY_BITS) - 1))
-
-struct fixture {
-    struct test_allocator allocator;
-    struct reclaimer reclaimer;
-    struct node_pool *pool;
-    struct hash_index *index;
-    struct hash_source source;
-    uint64_t hash_seed;
-    uint64_t keep_mask; /* hashes are random in these bits; the others are those of `common` */
-    uint64_t common;
-    uint64_t odd_bits;    /* in which the hashes of odd keys differ besides */
-    uint64_t wrong_bits;  /* what answer_wrong_hashes() gets wrong */
-    uint64_t asked_count; /* references whose hashes the index asked for */
-    km_status source_status;
-};
-
-static uint64_t hash_of(const struct fixture *fixture, uint64_t key)
-{
-    uint64_t hash = mix64(key + fixture->hash_seed);
-
-    hash = (hash & fixture->keep_mask) | (fixture->common & ~fixture->keep_mask);
-    return hash ^ (key % 2 ? fixture->odd_bits : 0);
-}
-
-static km_status answer_hashes(void *context, const uint64_t *refs, size_t count,
-                               uint64_t *out_hashes)
-{
-    struct fixture *fixture = context;
-
-    assert_in_range(count, 1, 32);
-    fixture->asked_count += count;
-    if (fixture->source_status)
-        return fixture->source_status;
-    for (size_t i = 0; i < count; i++)
-        out_hashes[i] = hash_of(fixture, KEY(refs[i]));
-    return KM_OK;
-}
-
-static int set_up(void **state)
-{
-    static struct fixture fixture;
-
-    memset(&fixture, 0, sizeof(fixture));
-    test_allocator_init(&fixture.allocator);
-    km__reclaimer_init(&fixture.reclaimer);
-    fixture.hash_seed = mix64(test_seed());
-    fixture.keep_mask = UINT64_MAX;
-    fixture.common = mix64(test_seed() + 1);
-    fixture.source.hashes = answer_hashes;
-    fixture.source.context = &fixture;
-    assert_int_equal(km__node_pool_create(&fixture.allocator.allocator, &fixture.pool), KM_OK);
-    assert_int_equal(km__hash_index_create(&fixture.allocator.allocator, fixture.pool,
-                                           &fixture.reclaimer, &fixture.index),
-                     KM_OK);
-    *state = &fixture;
-    return 0;
-}
-
-/* Everything is given back: to the pool when index and reclaimer end, to the machine by the pool.
- */
-static int tear_down(void **state)
-{
-    struct fixture *fixture = *state;
-
-    fixture->source_status = KM_OK;
-    assert_int_equal(km__hash_index_check(fixture->index, &fixture->source), 0);
-    km__hash_index_destroy(fixture->index);
-    km__reclaimer_fini(&fixture->reclaimer);
-    assert_int_equal(km__node_pool_check(fixture->pool), 0);
-    km__node_pool_destroy(fixture->pool);
-    assert_int_equal(fixture->allocator.held_bytes, 0);
-    assert_int_equal(fixture->allocator.held_pages, 0);
-    return 0;
-}
-
-static void check(struct fixture *fixture)
-{
-    assert_int_equal(km__hash_index_check(fixture->index, &fixture->source), 0);
-}
-
-static km_status reserve(struct fixture *fixture, uint64_t ref)
-{
-    km_status rc;
-
-    km__epoch_enter();
-    rc = km__hash_reserve(fixture->index, hash_of(fixture, KEY(ref)), ref, &fixture->source);
-    km__epoch_leave();
-    return rc;
-}
-
-static void insert_keys(struct fixture *fixture, uint64_t first, uint64_t end)
-{
-    for (uint64_t key = first; key < end; key++) {
-        assert_int_equal(reserve(fixture, REF(key, 1)), KM_OK);
-        if (key % 4096 == 0)
-            km__reclaim(&fixture->reclaimer);
-    }
-}
-
-static void remove_key(struct fixture *fixture, uint64_t ref)
-{
-    km__hash_remove(fixture->index, hash_of(fixture, KEY(ref)), ref);
-}
-
-/* How often a probe for the key returns `ref`. */
-static int times_found(const struct fixture *fixture, uint64_t ref)
-{
-    struct hash_probe probe;
-    uint64_t hash = hash_of(fixture, KEY(ref));
-    int count = 0;
-
-    km__hash_prefetch(fixture->index, hash);
-    for (uint64_t r = km__hash_first(fixture->index, hash, &probe); r; r = km__hash_next(&probe))
-        count += r == ref;
-    return count;
-}
-
-static void assert_keys(const struct fixture *fixture, uint64_t first, uint64_t end)
-{
-    for (uint64_t key = first; key < end; key++)
-        assert_int_equal(times_found(fixture, REF(key, 1)), 1);
-}
+#include "unit/hash_fixture.h"
 
 /* ---- single properties */
 
@@ -196,9 +67,9 @@ static void reference_is_found_until_removed(void **state)
     assert_int_equal(km__hash_first(fixture->index, hash, &probe), REF(7, 1));
     assert_int_equal(km__hash_next(&probe), 0);
     assert_int_equal(km__hash_count(fixture->index), 1);
-    km__hash_replace(fixture->index, hash, REF(7, 1), HASH_REF_MASK - 1);
+    km__hash_replace(fixture->index, hash, REF(7, 1), HASH_REF_MASK - 1, 0);
     assert_int_equal(km__hash_first(fixture->index, hash, &probe), HASH_REF_MASK - 1);
-    km__hash_remove(fixture->index, hash, HASH_REF_MASK - 1);
+    km__hash_remove(fixture->index, hash, HASH_REF_MASK - 1, 0);
     assert_int_equal(km__hash_first(fixture->index, hash, &probe), 0);
     assert_int_equal(km__hash_count(fixture->index), 0);
 }
@@ -503,8 +374,9 @@ static size_t walk_on(struct fixture *fixture, struct hash_walk *walk, uint8_t *
 
     for (size_t nodes = 0; nodes < node_max; nodes++) {
         int is_end = -1;
-        size_t count = km__hash_walk_next(fixture->index, walk, refs, &is_end);
+        size_t count = SIZE_MAX;
 
+        assert_int_equal(km__hash_walk_next(fixture->index, walk, refs, &count, &is_end), KM_OK);
         if (is_end) {
             assert_int_equal(is_end, 1);
             assert_int_equal(count, 0);
@@ -524,7 +396,7 @@ static void walk_survives_splits(void **state)
     enum { STAY = 30000, ALL = 400000 };
     struct fixture *fixture = *state;
     uint8_t *times = calloc(ALL, 1);
-    struct hash_walk walk = {0, 0};
+    struct hash_walk walk = {0};
     uint64_t end = STAY;
 
     assert_int_equal(walk_on(fixture, &walk, times, ALL, SIZE_MAX), 0);
@@ -536,8 +408,8 @@ static void walk_survives_splits(void **state)
         end += 2000;
         for (uint64_t key = end % 10; key < STAY; key += 10) { /* replaced, and replaced back */
             uint64_t hash = hash_of(fixture, key);
-            km__hash_replace(fixture->index, hash, REF(key, 1), REF(key, 2));
-            km__hash_replace(fixture->index, hash, REF(key, 2), REF(key, 1));
+            km__hash_replace(fixture->index, hash, REF(key, 1), REF(key, 2), 0);
+            km__hash_replace(fixture->index, hash, REF(key, 2), REF(key, 1), 0);
         }
     }
     walk_on(fixture, &walk, times, ALL, SIZE_MAX);
@@ -553,7 +425,7 @@ static void walk_survives_clearing(void **state)
     enum { COUNT = 400000 };
     struct fixture *fixture = *state;
     uint8_t *times = calloc(COUNT, 1);
-    struct hash_walk walk = {0, 0};
+    struct hash_walk walk = {0};
     uint32_t cleared;
 
     insert_keys(fixture, 0, COUNT);
@@ -599,6 +471,77 @@ static void cleared_index_gives_its_memory_back(void **state)
     assert_true(km__node_pool_bytes(fixture->pool) <= mapped + (4 << 20));
 }
 
+/* ---- weights */
+
+typedef void visit_node(struct fixture *fixture, const struct hash_node *node);
+
+static void for_each_node(struct fixture *fixture, visit_node *visit)
+{
+    for (uint32_t p = 0; p < HASH_PARTITION_COUNT; p++) {
+        struct hash_directory *directory = km__hash_directory(fixture->index, p);
+        size_t i = 0;
+
+        while (directory && i < (size_t)1 << directory->depth) {
+            const struct hash_node *node = km__hash_nodes(directory)[i];
+            visit(fixture, node);
+            i += (size_t)1 << (directory->depth - node->depth);
+        }
+    }
+}
+
+static void weighs_1000_each(struct fixture *fixture, const struct hash_node *node)
+{
+    (void)fixture;
+    assert_int_equal(node->weight, 1000 * (uint64_t)node->count);
+}
+
+/* Equal weights: then the estimates are exact, through growth, splits and tidying up. */
+static void halves_share_weight_by_count(void **state)
+{
+    struct fixture *fixture = *state;
+
+    for (uint64_t key = 0; key < 200000; key++) {
+        uint64_t hash = hash_of(fixture, key);
+
+        assert_int_equal(reserve(fixture, REF(key, 1)), KM_OK);
+        km__hash_replace(fixture->index, hash, REF(key, 1), REF(key, 2), 1000);
+        if (key >= 100000)
+            km__hash_remove(fixture->index, hash_of(fixture, key - 100000), REF(key - 100000, 2),
+                            1000);
+    }
+    for_each_node(fixture, weighs_1000_each);
+    assert_int_equal(km__hash_weight(fixture->index), 100000 * 1000);
+    check(fixture);
+}
+
+/* Whatever callers tell, and however wrong the estimates become. */
+static void sum_of_weights_is_exact(void **state)
+{
+    struct fixture *fixture = *state;
+    uint64_t random = test_seed();
+    uint64_t sum = 0;
+
+    for (uint64_t key = 0; key < 100000; key++) {
+        uint64_t shift = random64(&random) % 64;
+        uint64_t weight = random64(&random) >> shift;
+
+        assert_int_equal(reserve(fixture, REF(key, 1)), KM_OK);
+        assert_int_equal(km__hash_weight(fixture->index), sum);
+        km__hash_replace(fixture->index, hash_of(fixture, key), REF(key, 1), REF(key, 2),
+                         (int64_t)weight);
+        sum += weight;
+        if (key % 3 == 0) {
+            km__hash_remove(fixture->index, hash_of(fixture, key), REF(key, 2), weight / 2);
+            sum -= weight / 2;
+        }
+    }
+    assert_int_equal(km__hash_weight(fixture->index), sum);
+    check(fixture);
+    for (uint32_t p = 0; p < HASH_PARTITION_COUNT; p++)
+        km__hash_clear_partition(fixture->index, p);
+    assert_int_equal(km__hash_weight(fixture->index), 0);
+}
+
 /* ---- the model */
 
 #define MODEL_KEYS 150000u
@@ -607,9 +550,16 @@ struct model {
     struct fixture *fixture;
     uint64_t random;
     uint64_t count;
+    uint64_t weight;
     uint32_t version[MODEL_KEYS]; /* 0: not there */
     uint32_t next_version;
 };
+
+/* So that weights differ, and change when a reference is replaced. */
+static uint64_t weight_of(uint64_t ref)
+{
+    return ref ? 1 + mix64(ref) % 10000 : 0;
+}
 
 static void model_put(struct model *model, uint64_t key)
 {
@@ -617,6 +567,7 @@ static void model_put(struct model *model, uint64_t key)
     uint64_t hash = hash_of(fixture, key);
     uint32_t version = ++model->next_version & 0xfffff;
     uint32_t old = model->version[key];
+    uint64_t weight_change = weight_of(REF(key, version)) - (old ? weight_of(REF(key, old)) : 0);
 
     if (version == 0 || version == old)
         return;
@@ -625,16 +576,21 @@ static void model_put(struct model *model, uint64_t key)
         old = 0xfffff;
         model->count++;
     }
-    km__hash_replace(fixture->index, hash, REF(key, old), REF(key, version));
+    km__hash_replace(fixture->index, hash, REF(key, old), REF(key, version),
+                     (int64_t)weight_change);
     model->version[key] = version;
+    model->weight += weight_change;
 }
 
 static void model_remove(struct model *model, uint64_t key)
 {
+    uint64_t ref = REF(key, model->version[key]);
+
     if (model->version[key] == 0)
         return;
-    remove_key(model->fixture, REF(key, model->version[key]));
+    km__hash_remove(model->fixture->index, hash_of(model->fixture, key), ref, weight_of(ref));
     model->version[key] = 0;
+    model->weight -= weight_of(ref);
     model->count--;
 }
 
@@ -660,6 +616,7 @@ static void model_clear(struct model *model, uint32_t partition)
     km__hash_clear_partition(model->fixture->index, partition);
     for (uint64_t key = 0; key < MODEL_KEYS; key++) {
         if (model->version[key] && km__hash_partition(hash_of(model->fixture, key)) == partition) {
+            model->weight -= weight_of(REF(key, model->version[key]));
             model->version[key] = 0;
             model->count--;
         }
@@ -669,10 +626,11 @@ static void model_clear(struct model *model, uint32_t partition)
 static void model_compare(struct model *model)
 {
     static uint8_t times[MODEL_KEYS];
-    struct hash_walk walk = {0, 0};
+    struct hash_walk walk = {0};
 
     check(model->fixture);
     assert_int_equal(km__hash_count(model->fixture->index), model->count);
+    assert_int_equal(km__hash_weight(model->fixture->index), model->weight);
     memset(times, 0, sizeof(times));
     assert_int_equal(walk_on(model->fixture, &walk, times, MODEL_KEYS, SIZE_MAX), model->count);
     for (uint64_t key = 0; key < MODEL_KEYS; key++) {
@@ -735,6 +693,8 @@ int main(void)
         INDEX_TEST(walk_survives_splits),
         INDEX_TEST(walk_survives_clearing),
         INDEX_TEST(cleared_index_gives_its_memory_back),
+        INDEX_TEST(halves_share_weight_by_count),
+        INDEX_TEST(sum_of_weights_is_exact),
         INDEX_TEST(random_operations_agree_with_a_model),
     };
 
