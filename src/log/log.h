@@ -82,6 +82,10 @@ uint64_t km__log_chain_bytes(const struct log *log, uint32_t index);
 /* Its number. */
 uint32_t km__log_chain_number(const struct log *log, uint32_t index);
 
+/* The number of the segment that was not found before the first of the chain, when the head was
+ * said to be at `head`; 0: none is missing. Only beside a writer. */
+uint32_t km__log_chain_missing(const struct log *log, uint64_t head);
+
 /* Whether its scan came to the segment's end without meeting damage. */
 int km__log_chain_is_whole(const struct log *log, uint32_t index);
 

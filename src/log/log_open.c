@@ -237,8 +237,8 @@ static km_status make_durable(struct log *log, km_error *error)
     if (rc)
         return km__fail(error, rc, "log", 0, ops->last_error(log->os),
                         "cannot sync the store's folders");
-    /* after a kill the head that was read may be in the kernel's copy alone, and what lies before it
-     * is removed next */
+    /* after a kill the head that was read may be in the kernel's copy alone, and what lies before
+     * it is removed next */
     rc = ops->sync(log->options.marks_file);
     if (rc)
         return km__fail(error, rc, "MARKS", 0, ops->last_error(log->os), "cannot sync the marks");
@@ -259,18 +259,12 @@ static void unlink_number(struct log *log, uint32_t number)
     km__ignore(log->os->ops->unlink(log->options.log_dir, name), "void: the next open removes it");
 }
 
-static km_status unlink_strays(struct log *log, km_error *error)
+static void unlink_strays(struct log *log)
 {
-    const struct os_ops *ops = log->os->ops;
-
-    /* the head that leaves them out may have been marked by a process that died before its sync */
-    if (log->stray_count && ops->sync(log->options.marks_file))
-        return km__fail(error, KM_E_IO, "MARKS", 0, ops->last_error(log->os), "cannot sync the marks");
     for (uint32_t i = 0; i < log->stray_count; i++)
         unlink_number(log, log->stray[i]);
     for (uint32_t i = log->end_index + 1; i < log->chain_count; i++)
         unlink_number(log, log->chain[i]);
-    return KM_OK;
 }
 
 /* Go on in a new segment, above every name there is. */
@@ -291,9 +285,7 @@ static km_status continue_after(struct log *log, km_error *error)
     rc = enter_new(log, log->highest_number + 1, log->found_end, linear_start, error);
     if (rc)
         return rc;
-    rc = unlink_strays(log, error); /* only now: their names kept the numbers from being used again */
-    if (rc)
-        return rc;
+    unlink_strays(log); /* only now: their names kept the numbers from being used again */
     set_position(log, km__position(log->highest_number + 1, SEGMENT_HEADER_SIZE));
     return KM_OK;
 }

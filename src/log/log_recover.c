@@ -202,6 +202,15 @@ static km_status add_link(struct log *log, const struct number_list *names, uint
     return KM_OK;
 }
 
+/* Beside a writer the oldest segments may go while the chain is followed down to them. What was
+ * found is a log all the same: every record that counts lies behind the head as it is now. The
+ * caller looks whether the head really has moved. */
+static int has_head_moved(const struct log *log, km_status rc)
+{
+    return log->options.follow && log->chain_count > 0 &&
+           (rc == KM_E_CORRUPT || rc == KM_NOT_FOUND);
+}
+
 static km_status follow_chain(struct log *log, const struct number_list *names, km_error *error)
 {
     uint32_t head = km__position_number(log->marks.head);
@@ -218,6 +227,10 @@ static km_status follow_chain(struct log *log, const struct number_list *names, 
         if (number < head)
             return missing_segment(head, error);
         rc = add_link(log, names, number, limit, error);
+        if (has_head_moved(log, rc)) {
+            log->marks.head = km__position(log->chain[log->chain_count - 1], SEGMENT_HEADER_SIZE);
+            return KM_OK;
+        }
         if (rc || number == head)
             return rc;
         segment = km__segment_at(log, number);
@@ -294,6 +307,14 @@ uint64_t km__log_chain_bytes(const struct log *log, uint32_t index)
 uint32_t km__log_chain_number(const struct log *log, uint32_t index)
 {
     return log->chain[index];
+}
+
+uint32_t km__log_chain_missing(const struct log *log, uint64_t head)
+{
+    const struct segment *first = km__segment_at(log, log->chain[0]);
+
+    return first->number == km__position_number(head) ? 0
+                                                      : km__position_number(first->previous_end);
 }
 
 uint32_t km__log_certain_number(const struct log *log)

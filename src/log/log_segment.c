@@ -332,6 +332,10 @@ km_status km__log_remove_ready(struct log *log)
         km__segment_destroy(log, segment);
         log->last_number--;
     }
+    /* what was grown for nobody is not a measure: on a full disk the next ones must fit again */
+    if (!km__segment_at(log, active_number)->is_special)
+        atomic_store_explicit(&log->usual_size, km__segment_at(log, active_number)->size,
+                              memory_order_relaxed);
     return KM_OK;
 }
 

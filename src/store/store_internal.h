@@ -2,9 +2,10 @@
  *
  * store_internal.h -- what the files of store/ share: the store, its maps, a change.
  *
- * Lock order: catalogue_lock, then partition locks by (map id, partition), then names_lock. The
- * locks of log/ come after all of these. No lock is held while a user's callback runs or the disk
- * is waited for, but for catalogue_lock, which only map creation, drop and clear take.
+ * Lock order: compactor.lock, keeper.lock, catalogue_lock, then partition locks by (map id,
+ * partition), then names_lock. The locks of log/ come after all of these. No lock is held while a
+ * user's callback runs. The disk is waited for under the first two alone, which no change takes but
+ * on a full disk.
  */
 #ifndef KM_STORE_STORE_INTERNAL_H
 #define KM_STORE_STORE_INTERNAL_H

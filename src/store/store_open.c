@@ -191,6 +191,23 @@ static km_status start_upkeep(struct km_store *store, const struct log_options *
     return rc ? km__fail(error, rc, NULL, 0, 0, "cannot start the background threads") : KM_OK;
 }
 
+/* The log was found to begin later than MARKS said: has its writer moved the head meanwhile? */
+static km_status find_moved_head(struct km_store *store, uint64_t *head, km_error *error)
+{
+    uint32_t missing = km__log_chain_missing(store->log, *head);
+    struct marks marks;
+    km_status rc;
+
+    if (!missing)
+        return KM_OK;
+    rc = km__load_marks(store, &marks, error);
+    if (!rc && km__position_number(marks.head) <= missing)
+        rc = km__fail(error, KM_E_CORRUPT, "log", 0, 0, "segment %u of the log is missing",
+                      missing);
+    *head = km__position(km__log_chain_number(store->log, 0), SEGMENT_HEADER_SIZE);
+    return rc;
+}
+
 static km_status open_log(struct km_store *store, struct log_options *options, km_error *error)
 {
     uint64_t head = options->marks.head;
@@ -201,7 +218,9 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
         return rc;
     }
     store->view = km__log_view(store->log);
-    if (store->dir)
+    if (store->is_follower)
+        rc = find_moved_head(store, &head, error);
+    if (!rc && store->dir)
         rc = km__replay(store, head, error);
     if (!rc)
         note_recovery(store);
