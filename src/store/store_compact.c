@@ -7,12 +7,13 @@
  * empty; the keeper (store_keeper.c) frees it.
  *
  * I1. The log is at most max(log_size_min, percent of live bytes, live bytes + 2 segments) + 2
- *     segments long, not counting what is empty already: puts wait at the pace limit, which rises
+ *     segments long, beside what is empty already: puts wait at the pace limit, which rises
  *     as the compactor gets on. Live bytes include here what is left free at the ends of segments,
- *     for
- * records that did not fit: no turn can do without it, and else turn would follow turn for ever.
+ *     for records that did not fit: no turn can do without it, and else turn would follow turn.
  * I2. Where the log is longer than that (live data was deleted, or it was opened so), puts may take
  *     a part of what each step gains: they are slowed, never stopped, and the log gets shorter.
+ * I3. What is empty and waits for the keeper is at most twice the growth between two images: then
+ *     puts wait for it too.
  */
 #include "store/store_internal.h"
 
@@ -109,12 +110,14 @@ static uint64_t find_limit(struct compactor *compactor, uint64_t segment_size)
 static void set_pace(struct compactor *compactor, uint64_t tail, uint64_t limit,
                      uint64_t segment_size)
 {
-    uint64_t pace = add_capped(add_capped(compactor->linear, limit), segment_size);
+    uint64_t reach = add_capped(limit, segment_size);
+    uint64_t pace = add_capped(compactor->linear, reach);
+    uint64_t most = add_capped(km__keeper_reach(compactor->store), reach); /* I3 */
     uint64_t gained = compactor->linear - compactor->step_begin;
 
     if (pace < tail && gained > compactor->step_moved) /* I2 */
         pace = tail + (gained - compactor->step_moved) / 2;
-    km__log_set_pace(compactor->store->log, pace);
+    km__log_set_pace(compactor->store->log, pace < most ? pace : most);
 }
 
 /* Whether the oldest record is due. */

@@ -294,6 +294,8 @@ void km__keeper_kick(struct km_store *store);
 km_status km__keeper_free(struct km_store *store, int is_urgent);
 /* What the thread does in one round: an image if one is due, then the head. */
 km_status km__keeper_round(struct km_store *store);
+/* Linear: puts wait for the keeper when the log's end is farther than its limit beyond this. */
+uint64_t km__keeper_reach(struct km_store *store);
 /* Before a clean end: an image, if there is much to replay. */
 void km__keeper_close(struct km_store *store);
 /* Segments in the log that hold nothing that is live. */

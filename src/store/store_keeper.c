@@ -20,6 +20,7 @@
 #define KEEPER_IMAGE_RETRY_NS UINT64_C(5000000000)
 #define KEEPER_IMAGE_GROWTH_MIN (UINT64_C(16) << 20)
 #define KEEPER_IMAGE_CLOSE_MIN (UINT64_C(4) << 20)
+#define KEEPER_GROWTH_MAX (UINT64_C(1) << 60)
 #define KEEPER_SMALL_LOG (UINT64_C(64) << 20)
 
 void km__keeper_kick(struct km_store *store)
@@ -82,6 +83,15 @@ static uint64_t usual_growth(struct km_store *store)
     uint64_t growth = km__live_bytes(store) / 3;
 
     return growth < KEEPER_IMAGE_GROWTH_MIN ? KEEPER_IMAGE_GROWTH_MIN : growth;
+}
+
+uint64_t km__keeper_reach(struct km_store *store)
+{
+    uint64_t growth = usual_growth(store);
+
+    if (store->image_growth > growth)
+        growth = store->image_growth;
+    return growth > KEEPER_GROWTH_MAX ? UINT64_MAX : head_linear(store) + 2 * growth;
 }
 
 /* By the log's growth, or because too much that is empty waits for one. Under keeper.lock. */
@@ -150,6 +160,7 @@ static km_status move_head(struct km_store *store, uint32_t number)
         rc = km__log_move_head(store->log, number);
     if (!rc)
         forget_image(store);
+    km__log_kick(store->log); /* the compactor sets the pace by it */
     return rc;
 }
 
