@@ -176,6 +176,8 @@ void km__log_finish(struct log *log, const struct log_space *space);
  */
 km_status km__log_special_begin(struct log *log, uint64_t size, enum log_class class,
                                 struct log_space *out_space);
+/* What write() would do first and what takes longest; optional. */
+km_status km__log_special_fill(struct log *log, struct log_space *space);
 km_status km__log_special_write(struct log *log, struct log_space *space);
 void km__log_special_take(struct log *log, struct log_space *space);
 void km__log_special_cancel(struct log *log, struct log_space *space);
@@ -260,6 +262,8 @@ void km__log_free_dropped(struct log *log);
  * KM_E_TOO_OLD: the log goes on where it cannot be followed any more. One thread. */
 km_status km__log_follow(struct log *log, log_visit_fn visit, void *context, int is_thorough,
                          int *out_moved);
+/* Whether everything below `position` was visited. */
+int km__log_follow_has(struct log *log, uint64_t position);
 /* The writer's log begins at `number` and no reference of ours leads to what is before it. */
 void km__log_follow_head(struct log *log, uint32_t number, uint64_t durable);
 /* Somebody follows: write what is complete to the files at once. */

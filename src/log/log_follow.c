@@ -32,11 +32,38 @@ static void reach_end_of(struct log *log, const struct segment *segment)
     atomic_store_explicit(&log->complete, end, memory_order_release);
 }
 
+/* Whether the segment after `number` was made: then `number` is not a special one that may still be
+ * cancelled, since until it is taken none is made ready. */
+static int has_successor(struct log *log, uint32_t number)
+{
+    struct segment *after = NULL;
+    int it_has;
+
+    if (km__segment_open(log, number + 1, &after, NULL))
+        return 0;
+    it_has = km__position_number(after->previous_end) == number;
+    km__segment_destroy(log, after);
+    return it_has;
+}
+
+static km_status open_settled(struct log *log, uint32_t number, struct segment **out_next)
+{
+    km_status rc = km__segment_open(log, number, out_next, NULL);
+
+    if (rc || !(*out_next)->is_special)
+        return rc;
+    km__segment_destroy(log, *out_next);
+    *out_next = NULL;
+    if (!has_successor(log, number))
+        return KM_NOT_FOUND;
+    return km__segment_open(log, number, out_next, NULL); /* the one that stays */
+}
+
 /* The segment that the log goes on in, if its first unit is there. */
 static km_status open_next(struct log *log, uint32_t number, struct segment **out_next)
 {
     struct segment *next = NULL;
-    km_status rc = km__segment_open(log, number, &next, NULL);
+    km_status rc = open_settled(log, number, &next);
 
     *out_next = NULL;
     if (rc == KM_NOT_FOUND)
@@ -154,12 +181,32 @@ static km_status step_to_successor(struct log *log, struct segment *segment, int
     return enter_next(log, next);
 }
 
+/* A visitor behind which the log is complete as far as it has come: should the index be built anew
+ * meanwhile, it has what was applied. */
+struct follow_visit {
+    struct log *log;
+    log_visit_fn visit;
+    void *context;
+};
+
+static km_status visit_followed(void *context, const struct record *record, const uint8_t *bytes,
+                                uint64_t position)
+{
+    const struct follow_visit *follow = context;
+
+    /* release: pairs with km__log_complete() */
+    atomic_store_explicit(&follow->log->complete, position + km__record_size_at(bytes),
+                          memory_order_release);
+    return follow->visit(follow->context, record, bytes, position);
+}
+
 km_status km__log_follow(struct log *log, log_visit_fn visit, void *context, int is_thorough,
                          int *out_moved)
 {
     struct segment *segment = followed_segment(log);
+    struct follow_visit follow = {log, visit, context};
     uint64_t before = segment->end_offset;
-    km_status rc = km__segment_scan_on(log, segment, visit, context);
+    km_status rc = km__segment_scan_on(log, segment, visit_followed, &follow);
 
     *out_moved = segment->end_offset != before;
     if (*out_moved)
@@ -171,6 +218,36 @@ km_status km__log_follow(struct log *log, log_visit_fn visit, void *context, int
     if (!rc && !*out_moved && is_thorough)
         rc = step_to_successor(log, segment, out_moved);
     return rc;
+}
+
+void km__log_follow_keep(struct log *log, struct segment *segment)
+{
+    uint32_t expected = km__position_number(log->found_end) + log->ahead_count + 1;
+
+    segment->end_offset = SEGMENT_HEADER_SIZE;
+    if (segment->number == expected && !segment->is_special &&
+        log->ahead_count < FOLLOW_AHEAD_MAX && km__segment_has_unit(log, segment))
+        log->ahead[log->ahead_count++] = segment;
+    else
+        km__segment_destroy(log, segment);
+}
+
+int km__log_follow_has(struct log *log, uint64_t position)
+{
+    uint64_t complete = km__log_complete(log);
+
+    /* segments without a record stand for the end of the one before */
+    while (position > complete && km__position_offset(position) == SEGMENT_HEADER_SIZE) {
+        struct segment *segment = NULL;
+
+        if (km__segment_open(log, km__position_number(position), &segment, NULL))
+            return 0;
+        position = segment->previous_end; /* ends: of a smaller number */
+        km__segment_destroy(log, segment);
+    }
+    return position <= complete ||
+           (km__position_number(position) == km__position_number(complete) &&
+            km__position_offset(position) - km__position_offset(complete) < RECORD_HEADER_SIZE);
 }
 
 void km__log_follow_end(struct log *log)

@@ -46,6 +46,7 @@ struct segment {
     struct segment *next_dropped; /* prepare_lock */
     uint32_t number;              /* [c] */
     uint32_t is_special;          /* [c] its one unit was written to the file before it was taken */
+    uint64_t written_from;        /* special: from here on it is in its file; 0: nothing is */
     uint32_t payload_crc;         /* special: of its first record */
     int is_named;                 /* special: its file may be in the folder under its number */
     uint64_t size;                /* [c] of the file */
@@ -228,6 +229,8 @@ void km__log_detach_before(struct log *log, uint32_t number);
 
 /* log_follow.c */
 void km__log_follow_end(struct log *log);
+/* A segment behind the end that was found, which is not entered: keep it if it comes next. */
+void km__log_follow_keep(struct log *log, struct segment *segment);
 
 /* log_recover.c */
 /* Open, check and map the segment `number`; it is entered nowhere. */

@@ -182,7 +182,10 @@ static void forget_later(struct log *log)
         log->segments[log->chain[i] % LOG_SLOT_COUNT] = NULL;
         atomic_store_explicit(&km__log_slot(log, log->chain[i])->base, 0,
                               memory_order_relaxed); /* nobody reads yet */
-        km__segment_destroy(log, segment);
+        if (log->options.follow)
+            km__log_follow_keep(log, segment);
+        else
+            km__segment_destroy(log, segment);
     }
 }
 

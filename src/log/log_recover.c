@@ -470,7 +470,9 @@ km_status km__log_find_successor(struct log *log, const struct segment *segment,
         number = km__position_number(previous_end);
     }
     km__release(names.allocator, names.numbers, names.capacity * sizeof(*names.numbers));
-    return rc ? rc : *out_number && number != segment->number ? KM_E_TOO_OLD : KM_OK;
+    if (!rc && (names.count == 0 || (*out_number && number != segment->number)))
+        rc = KM_E_TOO_OLD;
+    return rc;
 }
 
 /* Records that no scan has verified are verified when they are read. */
@@ -837,6 +839,11 @@ static km_status walk_to_end(struct ring_walk *walk, log_visit_fn visit, void *c
         *out_index = i;
         if (!km__segment_is_left(segment) && !is_clean_end(log, end) && !log->options.follow) {
             rc = extend_segment(walk, visit, context, error);
+            if (rc)
+                return rc;
+        }
+        if (log->options.follow) { /* it may have grown since */
+            rc = km__segment_scan_on(log, segment, visit, context);
             if (rc)
                 return rc;
         }

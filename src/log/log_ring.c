@@ -92,6 +92,9 @@ static km_status create_ring_file(struct log *log, uint32_t ring_log2, const cha
     rc = ops->rename(dir, temp_name, name);
     if (rc) goto out;
     rc = ops->sync_dir(dir);
+    /* the name is there and perhaps not durable, and no later sync can be trusted to make it so */
+    if (rc)
+        rc = km__log_fail(log, rc, name, 0, "cannot make a ring's name durable");
 out:
     ops->close_file(file);
     return rc;

@@ -202,25 +202,40 @@ static km_status place_special(struct log *log, struct log_space *space, uint64_
     return KM_OK;
 }
 
-km_status km__log_special_write(struct log *log, struct log_space *space)
+/* One record: all but its first page can go to the disk before its place is known. */
+static km_status write_most(struct log *log, struct log_space *space)
 {
     const struct os_ops *ops = log->os->ops;
     struct segment *segment = space->segment;
-    uint64_t written_from = segment->size;
     km_status rc = KM_OK;
 
-    /* one record: all but its first page can go to the disk before its place is known */
-    if (!log->in_memory && km__record_size_at(space->bytes) == space->size) {
-        written_from = SEGMENT_HEADER_SIZE + 4096;
-        if (segment->size > written_from)
-            rc = ops->write_at(segment->file, written_from, segment->memory + written_from,
-                               segment->size - written_from);
-        if (!rc)
-            rc = ops->sync(segment->file);
-    }
+    segment->written_from = segment->size;
+    if (log->in_memory || km__record_size_at(space->bytes) != space->size)
+        return KM_OK;
+    segment->written_from = SEGMENT_HEADER_SIZE + 4096;
+    if (segment->size > segment->written_from)
+        rc = ops->write_at(segment->file, segment->written_from,
+                           segment->memory + segment->written_from,
+                           segment->size - segment->written_from);
+    return rc ? rc : ops->sync(segment->file);
+}
+
+km_status km__log_special_fill(struct log *log, struct log_space *space)
+{
+    km_status rc = write_most(log, space);
+
+    if (rc)
+        km__log_special_cancel(log, space);
+    return rc;
+}
+
+km_status km__log_special_write(struct log *log, struct log_space *space)
+{
+    km_status rc = space->segment->written_from ? KM_OK : write_most(log, space);
+
     if (!rc) {
         km__mutex_lock(&log->prepare_lock);
-        rc = place_special(log, space, written_from);
+        rc = place_special(log, space, space->segment->written_from);
         km__mutex_unlock(&log->prepare_lock);
     }
     if (rc)

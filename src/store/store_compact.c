@@ -11,7 +11,8 @@
  *     as the compactor gets on. Live bytes include here what is left free at the ends of segments,
  *     for records that did not fit: no turn can do without it, and else turn would follow turn.
  * I2. Where the log is longer than that (live data was deleted, or it was opened so), puts may take
- *     a part of what each step gains: they are slowed, never stopped, and the log gets shorter.
+ *     a part of what each step gains: they are slowed, never stopped, and the log gets shorter in
+ *     the end.
  * I3. What is empty and waits for the keeper is at most twice the growth between two images: then
  *     puts wait for it too.
  */
@@ -115,8 +116,9 @@ static void set_pace(struct compactor *compactor, uint64_t tail, uint64_t limit,
     uint64_t most = add_capped(km__keeper_reach(compactor->store), reach); /* I3 */
     uint64_t gained = compactor->linear - compactor->step_begin;
 
-    if (pace < tail && gained > compactor->step_moved) /* I2 */
-        pace = tail + (gained - compactor->step_moved) / 2;
+    if (pace < tail) /* I2 */
+        pace = tail + gained / 8 +
+               (gained > compactor->step_moved ? (gained - compactor->step_moved) / 2 : 0);
     km__log_set_pace(compactor->store->log, pace < most ? pace : most);
 }
 
@@ -127,7 +129,7 @@ static int is_due(struct compactor *compactor)
     uint64_t tail = tail_linear(compactor->store, &segment_size);
 
     note_turn(compactor, tail);
-    if (compactor->is_stuck)
+    if (compactor->is_stuck || km__is_beyond_mending(compactor->store))
         return 0;
     limit = find_limit(compactor, segment_size);
     set_pace(compactor, tail, limit, segment_size);

@@ -19,6 +19,7 @@
 #define FOLLOW_THOROUGH_ROUNDS 16u /* without anything new */
 #define FOLLOW_MARKS_ROUNDS 32u
 #define FOLLOW_LOST_NS UINT64_C(3000000000)
+#define FOLLOW_PASSED_NS UINT64_C(300000000) /* the head is beyond, and nothing new is found */
 
 /* ---- presence ---------------------------------------------------------------------------- */
 
@@ -117,18 +118,20 @@ static km_status apply_followed(void *context, const struct record *record, cons
 static km_status look_at_marks(struct km_store *store, uint64_t now_ns)
 {
     struct follower *follower = &store->follower;
-    uint64_t complete = km__log_complete(store->log);
-    struct marks marks;
+    uint64_t complete = km__log_complete(store->log), patience_ns = FOLLOW_LOST_NS;
+    struct marks marks = {.head = UINT64_MAX}; /* gone, if MARKS can never be read again */
+    int is_read = km__load_marks(store, &marks, NULL) == KM_OK;
+    int is_behind = !is_read || !km__log_follow_has(store->log, marks.durable);
 
-    if (km__load_marks(store, &marks, NULL))
-        return KM_OK; /* both slots are being written: next time */
-    if (marks.durable <= complete || complete != follower->seen_complete) {
+    if (!is_behind || complete != follower->seen_complete) {
         follower->seen_complete = complete;
         follower->seen_ns = now_ns;
     }
-    if (marks.durable <= complete && !store->image.mapping)
+    if (!is_behind && !store->image.mapping)
         km__log_follow_head(store->log, km__position_number(marks.head), marks.durable);
-    if (now_ns - follower->seen_ns < FOLLOW_LOST_NS)
+    if (is_read && marks.head > complete)
+        patience_ns = FOLLOW_PASSED_NS;
+    if (!is_behind || now_ns - follower->seen_ns < patience_ns)
         return KM_OK;
     /* what is durable lies in the files: it is gone, or it is damaged */
     return marks.head > complete ? KM_E_TOO_OLD : KM_E_CORRUPT;
@@ -153,8 +156,8 @@ km_status km__follow_some(struct km_store *store, int *out_moved)
     follower->idle_rounds = *out_moved || is_thorough ? 0 : follower->idle_rounds + 1;
     if (!rc && ++follower->rounds % FOLLOW_MARKS_ROUNDS == 0)
         rc = look_at_marks(store, now_ns);
-    if (rc)
-        lose(store, rc);
+    if (rc == KM_E_CORRUPT || rc == KM_E_TOO_OLD || rc == KM_E_VERSION)
+        lose(store, rc); /* the others are tried again: what was visited twice does no harm */
     return rc;
 }
 

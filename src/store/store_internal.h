@@ -248,6 +248,8 @@ km_status km__apply_record(struct km_store *store, struct hash_index *index,
 /* A node of the image is damaged: build the whole index anew from the log, with every change kept
  * waiting. No partition may be locked by this thread. KM_OK: try again. */
 km_status km__mend_index(struct km_store *store);
+/* The image is damaged, and the log too. */
+int km__is_beyond_mending(const struct km_store *store);
 /* A node of the image did not check out. */
 void km__note_image_damage(struct km_store *store);
 /* With the partition locked: km__hash_load(). KM_WOULD_BLOCK if the index has to be mended first.

@@ -16,7 +16,7 @@
 
 #include "format/image.h"
 
-static int is_beyond_mending(const struct km_store *store)
+int km__is_beyond_mending(const struct km_store *store)
 {
     /* relaxed: who sees it late tries to mend, and learns it under the lock */
     return atomic_load_explicit(&store->image.is_beyond_mending, memory_order_relaxed);
@@ -39,7 +39,7 @@ km_status km__load_locked(km_map *map, uint64_t hash)
 {
     km_status rc = km__hash_load(map->index, hash);
 
-    if (rc != KM_E_CORRUPT || is_beyond_mending(map->store))
+    if (rc != KM_E_CORRUPT || km__is_beyond_mending(map->store))
         return rc;
     km__note_image_damage(map->store);
     return KM_WOULD_BLOCK;
@@ -51,7 +51,7 @@ km_status km__load_for_reader(const struct km_store *const_store, struct hash_in
     struct km_store *store = (struct km_store *)(uintptr_t)const_store;
     km_status rc = km__hash_load_unlocked(index, hash);
 
-    if (rc != KM_E_CORRUPT || is_beyond_mending(store))
+    if (rc != KM_E_CORRUPT || km__is_beyond_mending(store))
         return rc;
     km__note_image_damage(store);
     return km__mend_index(store);
@@ -194,9 +194,12 @@ static km_status mend_locked(struct km_store *store)
     end_mend(&mend, rc == KM_OK);
     if (!rc)
         leave_image(store);
-    else if (rc == KM_E_CORRUPT)
+    else if (rc == KM_E_CORRUPT) {
         atomic_store_explicit(&store->image.is_beyond_mending, 1,
                               memory_order_relaxed); /* so the log is not read again each time */
+        /* it keeps nothing from being freed */
+        atomic_store_explicit(&store->image.bytes, 0, memory_order_relaxed);
+    }
     return rc;
 }
 
@@ -206,7 +209,7 @@ km_status km__mend_index(struct km_store *store)
 
     km__mutex_lock(&store->keeper.lock); /* the head stays */
     km__maps_lock_all(store);
-    if (is_beyond_mending(store))
+    if (km__is_beyond_mending(store))
         rc = KM_E_CORRUPT;
     else if (atomic_load_explicit(&store->image.is_damaged, memory_order_relaxed))
         rc = mend_locked(store);

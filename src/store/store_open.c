@@ -239,7 +239,7 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
 /* What the replay met may have been damage to the image: the log alone tells as much. */
 static int is_worth_without_image(const struct km_store *store, km_status rc)
 {
-    return rc == KM_E_CORRUPT && store && store->image.mapping;
+    return rc == KM_E_CORRUPT && store && store->image.mapping && !store->is_follower;
 }
 
 /* Beside a writer what is found may change while it is looked at: then another attempt helps. */
@@ -290,8 +290,12 @@ static km_status open_once(struct opening *opening, struct km_store **out_store,
     if (!rc)
         rc = km__store_attach_files(store, opening->path, &marks_file, &marks, out_error);
     if (rc) goto out;
-    if (store->is_follower && opening->flags & STORE_OPEN_BACKGROUND)
-        await_writer();
+    if (store->is_follower) {
+        if (opening->flags & STORE_OPEN_BACKGROUND)
+            await_writer();
+        rc = km__load_marks(store, &marks, out_error);
+        if (rc) goto out;
+    }
     km__hash_secret_init(&store->secret, store->identity.hash_seed);
     log_options = log_options_of(store, opening->flags & STORE_OPEN_BACKGROUND);
     log_options.marks = marks;

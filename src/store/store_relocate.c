@@ -12,6 +12,9 @@
  * I3. A record is passed over as dead only when its writer is done with the index: a record may be
  *     in the log a moment before the index points at it. So before the records of a segment are
  * judged, every partition was seen unlocked at a time when the segment was complete.
+ * I4. A large record's new segment gets its name under the key's lock, though the disk is waited
+ *     for: a name that recovery finds counts, and a change of the key between the naming and the
+ *     taking would come before the copy of what it replaced.
  */
 #include "store/store_internal.h"
 
@@ -143,16 +146,59 @@ static km_status copy_large(struct compactor *compactor, struct move *move, stru
     return rc;
 }
 
-/* A record too large for the ring gets a segment of its own again; it is in its file before the key
- * is locked. Its source stays in the log: only the keeper frees segments, and only what was gone
- * through. */
-static km_status move_large(struct compactor *compactor, struct move *move)
+static void note_large_move(struct compactor *compactor, const struct move *move, uint64_t before,
+                            uint64_t position)
+{
+    uint64_t segment_size = km__log_segment_size(compactor->store->log,
+                                                 km__position_number(position));
+
+    note_waste(compactor, before, position);
+    compactor->turn_waste += segment_size - move->new_size;
+    add_moved(compactor, move);
+}
+
+/* I4. Cancels the special segment if it does not take it. */
+static km_status take_large(struct compactor *compactor, struct move *move, struct log_space *space)
 {
     struct km_store *store = compactor->store;
     struct mutex *lock = km__hash_partition_lock(move->map->index, km__hash_partition(move->hash));
+    uint64_t before;
+    int it_is = 0;
+    km_status rc;
+
+    km__mutex_lock(lock);
+    km__epoch_enter();
+    rc = km__load_locked(move->map, move->hash);
+    if (!rc)
+        it_is = is_current(move);
+    km__epoch_leave(); /* the disk is never waited for inside one; the lock keeps what was found */
+    if (rc || !it_is) {
+        km__mutex_unlock(lock);
+        km__log_special_cancel(store->log, space);
+        return rc;
+    }
+    rc = km__log_special_write(store->log, space);
+    km__epoch_enter();
+    if (!rc) {
+        before = km__log_complete(store->log);
+        km__log_special_take(store->log, space);
+        publish_move(move, space->position);
+    }
+    km__mutex_unlock(lock);
+    if (!rc) {
+        note_large_move(compactor, move, before, space->position);
+        km__log_finish(store->log, space);
+    }
+    km__epoch_leave();
+    return rc;
+}
+
+/* A record too large for the ring gets a segment of its own again. Its source stays in the log:
+ * only the keeper frees segments, and only what was gone through. */
+static km_status move_large(struct compactor *compactor, struct move *move)
+{
+    struct km_store *store = compactor->store;
     struct log_space space;
-    uint64_t before = 0;
-    int taken = 0;
     km_status rc;
 
     rc = km__log_special_begin(store->log, move->new_size, LOG_CLASS_COMPACT, &space);
@@ -163,31 +209,10 @@ static km_status move_large(struct compactor *compactor, struct move *move)
         km__log_special_cancel(store->log, &space);
         return rc;
     }
-    rc = km__log_special_write(store->log, &space);
+    rc = km__log_special_fill(store->log, &space);
     if (rc)
         return rc;
-    km__epoch_enter();
-    km__mutex_lock(lock);
-    rc = km__load_locked(move->map, move->hash);
-    if (!rc && is_current(move)) {
-        before = km__log_complete(store->log);
-        km__log_special_take(store->log, &space);
-        publish_move(move, space.position);
-        taken = 1;
-    }
-    km__mutex_unlock(lock);
-    if (taken) {
-        note_waste(compactor, before, space.position);
-        compactor->turn_waste += km__log_segment_size(store->log,
-                                                      km__position_number(space.position)) -
-                                 move->new_size;
-        km__log_finish(store->log, &space);
-    }
-    km__epoch_leave();
-    if (taken)
-        add_moved(compactor, move);
-    else
-        km__log_special_cancel(store->log, &space);
+    rc = take_large(compactor, move, &space);
     return rc == KM_WOULD_BLOCK ? km__mend_index(store) : rc;
 }
 
@@ -215,11 +240,13 @@ static km_status read_group(struct compactor *compactor, uint64_t end, struct mo
             compactor->bad_position = rc == KM_E_CORRUPT ? item.position : 0;
             break;
         }
+        if (km__position_number(item.position) != km__position_number(begin)) {
+            group->next = item.position; /* another segment: to be settled first */
+            break;
+        }
         group->next = item.next;
         if (item.record.kind == RECORD_PUT)
             prepare_move(compactor->store, &item, &group->moves[group->count++]);
-        if (km__position_number(item.next) != km__position_number(begin))
-            break;
     }
     return group->next != begin ? KM_OK : rc;
 }
