@@ -260,7 +260,7 @@ static void run_full_disk(km_durability durability, uint32_t keep_in_memory)
     second = put_until_full(fill);
     printf("%llu changes until the disk was full, %llu after space was made\n",
            (unsigned long long)first, (unsigned long long)second);
-    CHECK(first > 1000 && second > 500);
+    CHECK(first > 1000 && second > 200);
     check_full_store(fill);
     reopen(fill); /* on the full disk */
     for (uint64_t key = 1; key < 50; key++)

@@ -166,6 +166,12 @@ static void check_after_reopen(uint64_t count)
     CHECK_STATUS(km_cursor_open(fixture.map, &fixture.cursor), KM_OK);
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+#define IS_ADDRESS_SANITIZER 1
+#else
+#define IS_ADDRESS_SANITIZER 0
+#endif
+
 /* ---- cases ------------------------------------------------------------------------------- */
 
 static void every_call_in_the_child_says_forked(void **state)
@@ -221,8 +227,10 @@ static void use_a_store_of_its_own(void)
 static void the_child_can_use_another_store(void **state)
 {
     (void)state;
-    if (KM_THREAD_SANITIZER)
-        skip(); /* it knows no threads in a child of a process that had some */
+    if (KM_THREAD_SANITIZER || IS_ADDRESS_SANITIZER)
+        skip(); /* threads in a child of a process that had some: the one knows none, and with the
+                   other its allocator may have been locked by a thread that is not there any more
+                 */
     run_in_child(use_a_store_of_its_own);
     check_parent();
 }
