@@ -131,7 +131,8 @@ static km_status begin_image(struct image_writer *writer)
     struct image_header *header = &writer->header;
     km_status rc = KM_OK;
 
-    /* acquire: what was moved before is published; pairs with reach() */
+    /* acquire: what was moved before is published; pairs with
+     * km__relocate_reach() */
     header->head_number = atomic_load_explicit(&store->compactor.emptied_number,
                                                memory_order_acquire);
     header->position = km__log_complete(store->log);

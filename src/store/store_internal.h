@@ -85,6 +85,7 @@ struct keeper {
     uint64_t maps_position;       /* lock: MAPS tells of every map record below; 0: there is none */
     uint64_t image_not_before_ns; /* lock: after a failure */
     uint64_t scrubbed_ns;         /* its thread's */
+    _Atomic int is_failing;       /* [a] the last round could not move the head */
     _Atomic int stopping;         /* [a] */
     struct thread thread;
     int has_thread;

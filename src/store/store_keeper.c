@@ -91,7 +91,10 @@ uint64_t km__keeper_reach(struct km_store *store)
 
     if (store->image_growth > growth)
         growth = store->image_growth;
-    return growth > KEEPER_GROWTH_MAX ? UINT64_MAX : head_linear(store) + 2 * growth;
+    if (growth > KEEPER_GROWTH_MAX ||
+        atomic_load_explicit(&store->keeper.is_failing, memory_order_relaxed))
+        return UINT64_MAX;
+    return head_linear(store) + 2 * growth;
 }
 
 /* By the log's growth, or because too much that is empty waits for one. Under keeper.lock. */
@@ -166,7 +169,7 @@ static km_status move_head(struct km_store *store, uint32_t number)
 
 static uint32_t emptied_number(struct km_store *store)
 {
-    /* pairs with reach(): what it says is empty is empty for who looks after it */
+    /* pairs with km__relocate_reach(): what it says is empty is empty for who looks after it */
     return atomic_load_explicit(&store->compactor.emptied_number, memory_order_acquire);
 }
 
@@ -198,7 +201,10 @@ km_status km__keeper_round(struct km_store *store)
         km__note_image_damage(store);
         return km__mend_index(store);
     }
-    rc = move_head(store, free_until(store, emptied_number(store)));
+    /* an image that cannot be written is not waited for: the next open does without */
+    rc = move_head(store, rc ? emptied_number(store) : free_until(store, emptied_number(store)));
+    /* relaxed: a figure; puts must not wait for what does not come */
+    atomic_store_explicit(&store->keeper.is_failing, rc != KM_OK, memory_order_relaxed);
     km__mutex_unlock(&store->keeper.lock);
     return rc;
 }

@@ -4,14 +4,15 @@
  * append those that the index still points at to its end.
  *
  * Deletes have nothing older left to hide, and maps are told of in MAPS (store_catalogue.c), so
- * neither moves. Each record is judged, copied and pointed at under its key's lock.
+ * neither moves. A record that looks live is judged again, copied and pointed at under its key's
+ * lock.
  *
  * I1. A record is moved only if it is current under its key's lock; the order of records of a key
  *     stays the order of its changes. Version, ordinal and expiry go along.
  * I2. Every record is verified before any of it is copied.
  * I3. A record is passed over as dead only when its writer is done with the index: a record may be
  *     in the log a moment before the index points at it. So before the records of a segment are
- * judged, every partition was seen unlocked at a time when the segment was complete.
+ *     judged, every partition was seen unlocked at a time when the segment was complete.
  * I4. A large record's new segment gets its name under the key's lock, though the disk is waited
  *     for: a name that recovery finds counts, and a change of the key between the naming and the
  *     taking would come before the copy of what it replaced.

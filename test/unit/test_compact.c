@@ -524,6 +524,53 @@ static void a_map_dropped_before_the_image_is_no_riddle(void **state)
 
 /* ---- no space ---------------------------------------------------------------------------- */
 
+/* Write something, and go through all of the log that is full by then, without the keeper. */
+static void empty_some(struct model *model)
+{
+    struct km_store *store = model->store;
+    km_status rc = KM_OK;
+
+    for (uint32_t i = 0; i < 20; i++)
+        model_put(model, 0, i, 1000);
+    CHECK_STATUS(km__log_leave_segment(store->log), KM_OK);
+    km__log_settle(store->log);
+    while (!rc)
+        rc = km__relocate_some(&store->compactor, km__relocate_end(store));
+    CHECK_STATUS(rc, KM_END);
+}
+
+/* Images are a shortcut: one that cannot be written keeps neither segments nor puts waiting. */
+static void a_keeper_that_fails_holds_nothing_back(void **state)
+{
+    km_options options = turning_options;
+    struct model *model;
+    uint32_t head;
+
+    (void)state;
+    alarm(STUCK_SECONDS);
+    options.image_growth = 1; /* one is always due, however small the log */
+    model = model_create(31, &options);
+    empty_some(model);
+    model_image(model);
+    CHECK(model->store->image.bytes > 0);
+    empty_some(model);
+    CHECK(model->store->compactor.emptied_number > model->store->image.head_number);
+    head = km__log_head_number(model->store->log);
+    km__sim_fail_call(model->os, SIM_CREATE_FILE, 1, KM_E_IO, EIO); /* the image's */
+    CHECK_STATUS(km__keeper_round(model->store), KM_OK);
+    CHECK(km__log_head_number(model->store->log) > head && model->store->image.bytes == 0);
+    empty_some(model);
+    model->store->keeper.maps_position = 0; /* MAPS is to be written */
+    km__sim_fail_call(model->os, SIM_CREATE_FILE, 1, KM_E_IO, EIO);
+    CHECK_STATUS(km__keeper_round(model->store), KM_E_IO);
+    CHECK(km__keeper_reach(model->store) == UINT64_MAX);
+    CHECK_STATUS(km__keeper_round(model->store), KM_OK);
+    CHECK(km__keeper_reach(model->store) != UINT64_MAX);
+    check_thrice(model);
+    model_destroy(model);
+    alarm(0);
+}
+
 static void compaction_makes_room_on_a_full_disk(void **state)
 {
     struct model *model = new_model(13, 0);
@@ -716,6 +763,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_record_that_changes_while_it_moves_is_not_brought_back),
         cmocka_unit_test(maps_outlive_their_records),
         cmocka_unit_test(a_map_dropped_before_the_image_is_no_riddle),
+        cmocka_unit_test(a_keeper_that_fails_holds_nothing_back),
         cmocka_unit_test(compaction_makes_room_on_a_full_disk),
         cmocka_unit_test(compaction_makes_room_under_log_size_max),
         cmocka_unit_test(any_call_may_fail_once),
