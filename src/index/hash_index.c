@@ -326,6 +326,12 @@ uint64_t km__hash_count(const struct hash_index *index)
     return count;
 }
 
+uint64_t km__hash_partition_count(const struct hash_index *index, uint32_t partition)
+{
+    /* relaxed: a number, no data behind it */
+    return atomic_load_explicit(&index->partitions[partition].count, memory_order_relaxed);
+}
+
 uint64_t km__hash_weight(const struct hash_index *index)
 {
     uint64_t weight = 0;

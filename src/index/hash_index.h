@@ -136,6 +136,8 @@ void km__hash_adopt(struct hash_index *index, struct hash_index *from);
 /* References in it, placeholders and nodes that are not loaded included. Any thread; exact when no
  * writer is inside. */
 uint64_t km__hash_count(const struct hash_index *index);
+/* The same of one partition. */
+uint64_t km__hash_partition_count(const struct hash_index *index, uint32_t partition);
 /* The sum of their weights. As km__hash_count(). */
 uint64_t km__hash_weight(const struct hash_index *index);
 /* Bytes of nodes, directories and the index itself; of a node that is not loaded, without its
@@ -149,7 +151,7 @@ struct hash_walk {
     uint32_t partition;
     uint32_t clear_count; /* an export's: how often the partition had been cleared at its start */
     uint64_t prefix;      /* where in the partition, as directory bits from the top of a u64 */
-    uint32_t depth;       /* an export's: of the last node */
+    uint32_t depth;       /* of the last node: how many bits of the prefix all its hashes have */
 };
 
 /*

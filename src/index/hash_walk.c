@@ -41,7 +41,8 @@ km_status km__hash_walk_next(struct hash_index *index, struct hash_walk *walk, u
             if (rc)
                 return rc;
         } else {
-            km__hash_walk_step(walk, km__hash_entry_depth(entry));
+            walk->depth = km__hash_entry_depth(entry);
+            km__hash_walk_step(walk, walk->depth);
             *out_count = copy_refs(entry, refs);
             *out_end = 0;
             return KM_OK;
