@@ -2,7 +2,8 @@
  *
  * record.c -- encode and verify one record.
  *
- * I1. What is encoded passes the decoder; what passes the decoder encodes to the same bytes.
+ * I1. What is encoded passes the decoder, if the payload is as the kind asks; what passes the
+ *     decoder encodes to the same bytes.
  * I2. Sizes are held against what may be read before the checksum is taken over them, and nothing
  *     else is believed before the checksum was right.
  */
@@ -36,6 +37,8 @@ static const struct record_shape record_shapes[RECORD_KIND_MAX + 1] = {
     [RECORD_MAP_CLEARED] = {0, 0, 0, 0, RECORD_ANY_MAP, RECORD_FLAGS_MOVABLE},
     [RECORD_MARK] = {8, 8, 0, 0, 0, 0},
     [RECORD_PADDING] = {RECORD_ANY_VALUE, 0, 0, 0, 0},
+    [RECORD_RANGE_DELETED] = {1, 1 + KM_KEY_SIZE_MAX, RECORD_ANY_KEY, RECORD_ANY_MAP,
+                              RECORD_FLAGS_MOVABLE},
 };
 
 static int record_has_shape(const struct record *record)
@@ -46,6 +49,13 @@ static int record_has_shape(const struct record *record)
            record->value_size <= shape->value_size_max && record->key_size >= shape->key_size_min &&
            record->key_size <= shape->key_size_max && record->map <= shape->map_max &&
            (record->flags & ~shape->flags) == 0;
+}
+
+/* Whether a range ends as it says: the value has a byte at least. */
+static int range_has_shape(const uint8_t *value, uint32_t value_size)
+{
+    return value[0] == RECORD_RANGE_HAS_END ||
+           (value[0] == RECORD_RANGE_IS_OPEN && value_size == 1);
 }
 
 static void store_place(uint8_t bytes[RECORD_PLACE_SIZE], struct record_place place)
@@ -147,6 +157,9 @@ enum record_check km__record_decode(const uint8_t *p, uint64_t available, struct
             return RECORD_BAD;
     }
     if (km__record_sum(p, crc, place) != record.checksum)
+        return RECORD_BAD;
+    if (record.kind == RECORD_RANGE_DELETED &&
+        !range_has_shape(p + payload_offset, record.value_size))
         return RECORD_BAD;
     decode_fields(&record, p);
     *out = record;

@@ -35,7 +35,10 @@ enum record_kind {
     RECORD_MAP_CLEARED = 5, /* neither key nor value */
     RECORD_MARK = 6,        /* value: u64le, the position up to which the log was durable */
     RECORD_PADDING = 7,     /* value_size bytes of no meaning follow; they are not summed */
-    RECORD_KIND_MAX = 7
+    RECORD_RANGE_DELETED =
+        8, /* of a sorted map. Key: the first that goes; value: one byte 0, then
+              nothing: to the last; or one byte 1, then the first key that stays */
+    RECORD_KIND_MAX = 8
 };
 
 enum record_flag {
@@ -103,9 +106,14 @@ static inline uint32_t km__record_payload_crc(const void *value, uint32_t value_
     return tail ? km__crc32c(crc, zeros, RECORD_ALIGNMENT - tail) : crc;
 }
 
+/* The first byte of a RECORD_RANGE_DELETED's value. */
+#define RECORD_RANGE_IS_OPEN 0u
+#define RECORD_RANGE_HAS_END 1u
+
 /* Write all of the header but the commit word to p, checksum included, and return the commit word,
  * for the caller to store at p + 8 when everything else is in place. Flags and sizes must be those
- * that FORMAT.md allows for the kind (R4): a record that no reader would take ends the process. */
+ * that FORMAT.md allows for the kind (R4): a record that no reader would take ends the process. The
+ * payload is the caller's: that of a RECORD_RANGE_DELETED begins as it must. */
 uint64_t km__record_encode_header(uint8_t *p, const struct record *record, uint32_t payload_crc,
                                   struct record_place place);
 

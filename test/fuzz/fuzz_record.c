@@ -81,6 +81,8 @@ static void shape(uint8_t *p, size_t available)
         km__store32(p + 4, km__load32(p + 4) % (uint32_t)(available + 1));
         km__store16(p + 8, (uint16_t)(km__load16(p + 8) % 64));
     }
+    if (p[12] == RECORD_RANGE_DELETED && km__load32(p + 4) && km__record_size_at(p) <= available)
+        p[km__record_payload_offset(p[13])] %= 3;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

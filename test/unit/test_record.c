@@ -79,6 +79,10 @@ static void make_shape(struct record *record)
         record->flags = 0;
         record->value_size = record->kind == RECORD_MARK ? 8 : (uint32_t)random_below(600);
         break;
+    case RECORD_RANGE_DELETED:
+        record->value_size = random_below(2) ? 1 : (uint32_t)(1 + random_below(599));
+        record->key_size = (uint16_t)random_below(600);
+        break;
     default: break;
     }
     make_fields(record);
@@ -91,6 +95,8 @@ static void make_sample(struct sample *sample)
     sample->place.position = random_u64() & ~UINT64_C(7);
     random_fill(sample->value, sizeof(sample->value));
     random_fill(sample->key, sizeof(sample->key));
+    if (sample->record.kind == RECORD_RANGE_DELETED)
+        sample->value[0] = sample->record.value_size == 1 ? (uint8_t)random_below(2) : 1;
     sample->bytes = write_record(&sample->record, sample->place, sample->value, sample->key);
     sample->size = km__record_size_at(sample->bytes);
 }
@@ -314,6 +320,8 @@ static enum record_check decode_sealed(uint8_t kind, uint8_t flags, uint16_t map
     km__store16(bytes + 10, map);
     bytes[12] = kind;
     bytes[13] = flags;
+    if (kind == RECORD_RANGE_DELETED)
+        bytes[km__record_payload_offset(flags)] = value_size > 1;
     assert_true(km__record_size_at(bytes) <= sizeof(bytes));
     seal(bytes, place);
     return km__record_decode(bytes, sizeof(bytes), place, &out);
@@ -328,19 +336,20 @@ static void each_kind_has_its_shape(void **state)
         uint32_t value_min, value_max;
         uint16_t key_min, key_max;
     } shapes[] = {
-        {15, 1, 0, 1000, 0, 1000}, {3, 1, 0, 0, 0, 1000}, {3, 1, 1, 1, 1, 255},  {3, 1, 0, 0, 0, 0},
-        {3, 1, 0, 0, 0, 0},        {0, 0, 8, 8, 0, 0},    {0, 0, 0, 1000, 0, 0},
+        {15, 1, 0, 1000, 0, 1000}, {3, 1, 0, 0, 0, 1000},    {3, 1, 1, 1, 1, 255},
+        {3, 1, 0, 0, 0, 0},        {3, 1, 0, 0, 0, 0},       {0, 0, 8, 8, 0, 0},
+        {0, 0, 0, 1000, 0, 0},     {3, 1, 1, 1000, 0, 1000},
     };
     static const uint32_t sizes[] = {0, 1, 2, 7, 8, 9, 255, 256, 1000};
 
     (void)state;
     for (int i = 0; i < 200000; i++) {
-        unsigned kind = (unsigned)random_below(9);
+        unsigned kind = (unsigned)random_below(10);
         uint8_t flags = (uint8_t)random_below(random_below(2) ? 4 : 64);
         uint16_t map = (uint16_t)random_below(2);
         uint32_t value_size = sizes[random_below(9)];
         uint16_t key_size = (uint16_t)sizes[random_below(9)];
-        int is_allowed = kind >= 1 && kind <= 7;
+        int is_allowed = kind >= 1 && kind <= 8;
 
         if (is_allowed)
             is_allowed = !(flags & ~shapes[kind - 1].flags) && (shapes[kind - 1].any_map || !map) &&
@@ -352,6 +361,43 @@ static void each_kind_has_its_shape(void **state)
             continue; /* the commit word is zero: absent */
         assert_int_equal(decode_sealed((uint8_t)kind, flags, map, value_size, key_size),
                          is_allowed ? RECORD_OK : RECORD_BAD);
+    }
+}
+
+static enum record_check decode_range(uint8_t first_byte, uint32_t value_size, uint16_t key_size)
+{
+    static uint8_t bytes[140000];
+    struct record_place place = {77, 4096};
+    struct record out;
+
+    memset(bytes, 0, sizeof(bytes));
+    km__store32(bytes + 4, value_size);
+    km__store16(bytes + 8, key_size);
+    bytes[12] = RECORD_RANGE_DELETED;
+    bytes[16] = first_byte;
+    seal(bytes, place);
+    return km__record_decode(bytes, sizeof(bytes), place, &out);
+}
+
+static void ranges_end_as_they_say(void **state)
+{
+    static const struct {
+        uint8_t first_byte;
+        uint32_t value_size;
+        enum record_check check;
+    } cases[] = {
+        {0, 1, RECORD_OK},  {0, 2, RECORD_BAD},    {0, 65536, RECORD_BAD}, {1, 1, RECORD_OK},
+        {1, 2, RECORD_OK},  {1, 65536, RECORD_OK}, {1, 65537, RECORD_BAD}, {2, 1, RECORD_BAD},
+        {2, 2, RECORD_BAD}, {255, 9, RECORD_BAD},  {0, 0, RECORD_BAD},     {1, 0, RECORD_BAD},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (uint32_t key_size = 0; key_size <= 65535; key_size += 13107) {
+            if (decode_range(cases[i].first_byte, cases[i].value_size, (uint16_t)key_size) !=
+                cases[i].check)
+                fail_msg("case %zu, key of %u", i, key_size);
+        }
     }
 }
 
@@ -419,6 +465,9 @@ static void an_impossible_record_is_never_written(void **state)
         {.kind = RECORD_DELETE, .value_size = 1},
         {.kind = RECORD_MARK, .value_size = 4},
         {.kind = RECORD_PADDING, .key_size = 1},
+        {.kind = RECORD_RANGE_DELETED},
+        {.kind = RECORD_RANGE_DELETED, .value_size = 65537},
+        {.kind = RECORD_RANGE_DELETED, .value_size = 1, .flags = RECORD_HAS_ORDINAL},
     };
 
     (void)state;
@@ -470,19 +519,48 @@ static void the_examples_of_the_document_hold(void **state)
                            .version = UINT64_C(0x0000002900001238),
                            .ordinal = 7};
     struct record gone = {.kind = RECORD_DELETE, .map = 1, .key_size = 4};
+    struct record range = {.kind = RECORD_RANGE_DELETED, .map = 2, .value_size = 6, .key_size = 3};
+    struct record lasting = {.kind = RECORD_PUT,
+                             .map = 1,
+                             .flags = RECORD_HAS_ORDINAL | RECORD_HAS_EXPIRY,
+                             .key_size = 4,
+                             .ordinal = 8,
+                             .expiry = UINT64_C(1700000060000)};
     struct record padding = {.kind = RECORD_PADDING, .value_size = 240};
 
     (void)state;
     check_example("record-put", &put, km__position(42, 0x1000), "red", "apple");
     check_example("record-moved", &moved, km__position(42, 0x1018), "green!!!", "pear");
     check_example("record-delete", &gone, km__position(42, 0x1048), "", "kiwi");
+    check_example("record-range-deleted", &range, km__position(42, 0x1060), "\001melon", "kiw");
+    check_example("record-expiring", &lasting, km__position(42, 0x1080), "", "plum");
     check_example("record-padding", &padding, km__position(42, 0x3ff00), "", "");
 }
 
-/* Records of version 1 that another implementation wrote, beginning at 7:4096. */
+static void check_golden(const char *block, uint32_t number, const struct record *expected,
+                         size_t count)
+{
+    uint8_t bytes[512], id[16];
+    size_t size = hex_block(GOLDEN, block, bytes, sizeof(bytes)), at = 0;
+    struct record_place place;
+    struct record out;
+
+    for (int i = 0; i < 16; i++)
+        id[i] = (uint8_t)(i * 37 + 11);
+    place.store_tag = km__load64(id);
+    for (size_t i = 0; i < count; i++) {
+        place.position = km__position(number, 4096 + at);
+        assert_int_equal(km__record_decode(bytes + at, size - at, place, &out), RECORD_OK);
+        assert_same_record(&out, &expected[i]);
+        at += km__record_size_at(bytes + at);
+    }
+    assert_int_equal(at, size);
+}
+
+/* Records of version 1 that another implementation wrote, beginning at 7:4096, and 9:4096. */
 static void records_of_version_1_are_read(void **state)
 {
-    static const struct record expected[] = {
+    static const struct record first[] = {
         {.kind = RECORD_MAP_CREATED, .map = 3, .value_size = 1, .key_size = 5},
         {.kind = RECORD_PUT, .map = 3, .flags = RECORD_MORE_FOLLOWS},
         {.kind = RECORD_PUT,
@@ -496,22 +574,29 @@ static void records_of_version_1_are_read(void **state)
         {.kind = RECORD_MAP_CLEARED, .map = 3},
         {.kind = RECORD_MAP_DROPPED, .map = 3},
     };
-    uint8_t bytes[512], id[16];
-    size_t size = hex_block(GOLDEN, "records", bytes, sizeof(bytes)), at = 0;
-    struct record_place place;
-    struct record out;
+    static const struct record second[] = {
+        {.kind = RECORD_RANGE_DELETED, .map = 4, .value_size = 1},
+        {.kind = RECORD_RANGE_DELETED, .map = 4, .value_size = 1, .key_size = 7},
+        {.kind = RECORD_RANGE_DELETED,
+         .map = 65535,
+         .flags = RECORD_MORE_FOLLOWS | RECORD_RELOCATED,
+         .value_size = 9,
+         .key_size = 8,
+         .version = UINT64_C(0x0000000800002000)},
+        {.kind = RECORD_PUT,
+         .map = 5,
+         .flags = RECORD_FLAGS_ALL,
+         .value_size = 2,
+         .key_size = 1,
+         .version = UINT64_C(0x0000000800003000),
+         .ordinal = UINT64_C(0x7fffffffffffffff),
+         .expiry = UINT64_C(0xfffffffffffffffe)},
+        {.kind = RECORD_DELETE, .map = 5, .key_size = 1},
+    };
 
     (void)state;
-    for (int i = 0; i < 16; i++)
-        id[i] = (uint8_t)(i * 37 + 11);
-    place.store_tag = km__load64(id);
-    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
-        place.position = km__position(7, 4096 + at);
-        assert_int_equal(km__record_decode(bytes + at, size - at, place, &out), RECORD_OK);
-        assert_same_record(&out, &expected[i]);
-        at += km__record_size_at(bytes + at);
-    }
-    assert_int_equal(at, size);
+    check_golden("records", 7, first, sizeof(first) / sizeof(first[0]));
+    check_golden("records-2", 9, second, sizeof(second) / sizeof(second[0]));
 }
 
 int main(void)
@@ -528,6 +613,7 @@ int main(void)
         cmocka_unit_test(a_moved_record_is_bad),
         cmocka_unit_test(zeros_are_no_record),
         cmocka_unit_test(each_kind_has_its_shape),
+        cmocka_unit_test(ranges_end_as_they_say),
         cmocka_unit_test(reserved_bytes_and_padding_are_zero),
         cmocka_unit_test(values_over_the_limit_are_bad),
         cmocka_unit_test(the_output_is_written_on_success_only),
