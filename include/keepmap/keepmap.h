@@ -49,12 +49,13 @@ extern "C" {
 
 /* ---- types ------------------------------------------------------------------------------- */
 
-typedef struct km_store km_store;   /* an open store */
-typedef struct km_map km_map;       /* a map of an open store; lives as long as the store */
-typedef struct km_reader km_reader; /* an open read section */
-typedef struct km_batch km_batch;   /* changes applied and recovered as one */
-typedef struct km_cursor km_cursor; /* a walk over a map */
-typedef struct km_watch km_watch;   /* a reader of the changes of a store */
+typedef struct km_store km_store;       /* an open store */
+typedef struct km_map km_map;           /* a map of an open store; lives as long as the store */
+typedef struct km_reader km_reader;     /* an open read section */
+typedef struct km_batch km_batch;       /* changes applied and recovered as one */
+typedef struct km_cursor km_cursor;     /* a walk over a map */
+typedef struct km_snapshot km_snapshot; /* a store as it was at one moment */
+typedef struct km_watch km_watch;       /* a reader of the changes of a store */
 
 /* A place in the store's log. It grows with every change and is never reused, not after a crash
  * either. 0 is before every change. */
@@ -73,42 +74,46 @@ typedef struct km_buffer {
     size_t size;     /* bytes in use */
     size_t capacity; /* bytes allocated */
 } km_buffer;
-#define KM_BUFFER_INIT {NULL, 0, 0}
+#define KM_BUFFER_INIT                                                                             \
+    {                                                                                              \
+        NULL, 0, 0                                                                                 \
+    }
 
 /* What a call came to. The comment says what a caller can do. */
 typedef enum km_status {
     KM_OK = 0,
-    KM_NOT_FOUND = 1,     /* no such key or map: an outcome, not an error */
-    KM_EXISTS = 2,        /* the map or store is there already */
-    KM_END = 3,           /* the walk is over */
-    KM_WOULD_BLOCK = 4,   /* would have to wait inside this thread's read section: end it first */
-    KM_TIMED_OUT = 5,     /* the time given was not enough: call again */
-    KM_STOPPED = 6,       /* a callback of the caller's asked to stop */
-    KM_E_INVALID = -1,    /* an argument is outside its limits: fix the call */
-    KM_E_NO_MEMORY = -2,  /* memory could not be had; the change did not happen */
-    KM_E_FULL = -3,       /* the disk (or a size limit) is full: free space, then go on */
-    KM_E_IO = -4,         /* reading or writing failed; km_error and km_store_error() tell more */
-    KM_E_FAILED = -5,     /* a write failed earlier: reads go on, changes need a reopen */
-    KM_E_CORRUPT = -6,    /* damage before the durable point: salvage, or restore a backup */
-    KM_E_LOCKED = -7,     /* another process, or this one, has the store open */
-    KM_E_VERSION = -8,    /* written by a newer format: upgrade the library */
-    KM_E_NOT_A_STORE = -9, /* the path holds no store */
-    KM_E_READ_ONLY = -10, /* the store is open for reading only */
-    KM_E_TOO_BIG = -11,   /* key, value or batch over its limit */
-    KM_E_LIMIT = -12,     /* maps, segments or descriptors are used up */
-    KM_E_DROPPED = -13,   /* the map was dropped */
-    KM_E_FORKED = -14,    /* the store belongs to the parent process */
+    KM_NOT_FOUND = 1,    /* no such key or map: an outcome, not an error */
+    KM_EXISTS = 2,       /* the map or store is there already */
+    KM_END = 3,          /* the walk is over */
+    KM_WOULD_BLOCK = 4,  /* would have to wait inside this thread's read section: end it first */
+    KM_TIMED_OUT = 5,    /* the time given was not enough: call again */
+    KM_STOPPED = 6,      /* a callback of the caller's asked to stop */
+    KM_CONFLICT = 7,     /* the key is not as the change expected it: nothing changed; look again */
+    KM_E_INVALID = -1,   /* an argument is outside its limits: fix the call */
+    KM_E_NO_MEMORY = -2, /* memory could not be had; the change did not happen */
+    KM_E_FULL = -3,      /* the disk (or a size limit) is full: free space, then go on */
+    KM_E_IO = -4,        /* reading or writing failed; km_error and km_store_error() tell more */
+    KM_E_FAILED = -5,    /* a write failed earlier: reads go on, changes need a reopen */
+    KM_E_CORRUPT = -6,   /* damage before the durable point: salvage, or restore a backup */
+    KM_E_LOCKED = -7,    /* another process, or this one, has the store open */
+    KM_E_VERSION = -8,   /* written by a newer format: upgrade the library */
+    KM_E_NOT_A_STORE = -9,  /* the path holds no store */
+    KM_E_READ_ONLY = -10,   /* the store is open for reading only */
+    KM_E_TOO_BIG = -11,     /* key, value or batch over its limit */
+    KM_E_LIMIT = -12,       /* maps, segments or descriptors are used up */
+    KM_E_DROPPED = -13,     /* the map was dropped */
+    KM_E_FORKED = -14,      /* the store belongs to the parent process */
     KM_E_UNSUPPORTED = -15, /* this build or machine cannot do it */
-    KM_E_TOO_OLD = -16    /* compaction has passed that position: take the contents anew */
+    KM_E_TOO_OLD = -16      /* compaction has passed that position: take the contents anew */
 } km_status;
 
 /* What went wrong, in words. Optional output of the slow calls; no memory to release. */
 typedef struct km_error {
     km_status status;
-    int os_error;       /* errno of the cause, or 0 */
-    uint64_t offset;    /* byte offset in file, where one is meant */
-    char file[128];     /* name within the store's folder, or empty */
-    char message[384];  /* one sentence for a person, saying what to do */
+    int os_error;      /* errno of the cause, or 0 */
+    uint64_t offset;   /* byte offset in file, where one is meant */
+    char file[128];    /* name within the store's folder, or empty */
+    char message[384]; /* one sentence for a person, saying what to do */
 } km_error;
 
 /* What a change survives once its call has returned. */
@@ -121,16 +126,18 @@ typedef enum km_durability {
 
 /* The order of a map, fixed when it is created. */
 typedef enum km_map_kind {
-    KM_KIND_DEFAULT = 0, /* KM_INSERTION once it is there; until then KM_HASH */
+    KM_KIND_DEFAULT = 0, /* KM_INSERTION */
     KM_HASH = 1,         /* fastest; no order promised */
-    KM_INSERTION = 2,    /* iterates in insertion order; not in this version */
-    KM_SORTED = 3        /* keys in byte order; not in this version */
+    KM_INSERTION = 2,    /* iterates in insertion order; keys have positions by number. Overwriting
+                            a key keeps its place, deleting one keeps the order of the rest */
+    KM_SORTED = 3        /* keys in byte order (memcmp; a key before those it begins): ranges,
+                            prefixes, seeks */
 } km_map_kind;
 
 typedef enum km_open_mode {
     KM_OPEN_OR_CREATE = 0,
     KM_OPEN_EXISTING = 1,
-    KM_CREATE_NEW = 2, /* KM_EXISTS if there is a store */
+    KM_CREATE_NEW = 2,    /* KM_EXISTS if there is a store */
     KM_OPEN_READ_ONLY = 3 /* writes nothing and needs no write permission; any number of processes
                              may read at once. Beside a process that has the store open for writing
                              it follows: changes appear within some milliseconds */
@@ -154,33 +161,35 @@ typedef int (*km_progress_fn)(void *context, uint64_t done_bytes, uint64_t total
 
 /* Options of a store. Start with KM_OPTIONS_INIT; a field of 0 means its default. */
 typedef struct km_options {
-    size_t struct_size;          /* sizeof(km_options): lets later versions add fields */
-    km_open_mode mode;           /* default KM_OPEN_OR_CREATE */
-    km_durability durability;    /* default KM_DURABLE_PROCESS */
-    uint32_t sync_interval_ms;   /* background sync; default 1000 */
-    uint32_t replay_threads;     /* threads of recovery; default: processors, at most 8 */
-    uint64_t batch_size_max;     /* bytes of one batch in the log; default 8 MiB */
-    uint64_t log_size_max;       /* a change that would make the log larger gets KM_E_FULL;
-                                    default: the disk */
-    uint32_t keep_in_memory;     /* 1: full segments stay in (huge page) memory instead of being
-                                    mapped from their files */
-    uint32_t skip_read_checks;   /* 1: do not verify records when they are read */
-    km_log_fn log;               /* default: none */
+    size_t struct_size;        /* sizeof(km_options): lets later versions add fields */
+    km_open_mode mode;         /* default KM_OPEN_OR_CREATE */
+    km_durability durability;  /* default KM_DURABLE_PROCESS */
+    uint32_t sync_interval_ms; /* background sync; default 1000 */
+    uint32_t replay_threads;   /* threads of recovery; default: processors, at most 8 */
+    uint64_t batch_size_max;   /* bytes of one batch in the log; default 8 MiB */
+    uint64_t log_size_max;     /* a change that would make the log larger gets KM_E_FULL;
+                                  default: the disk */
+    uint32_t keep_in_memory;   /* 1: full segments stay in (huge page) memory instead of being
+                                  mapped from their files */
+    uint32_t skip_read_checks; /* 1: do not verify records when they are read */
+    km_log_fn log;             /* default: none */
     void *log_context;
-    km_progress_fn progress;     /* of recovery; default: none */
+    km_progress_fn progress; /* of recovery; default: none */
     void *progress_context;
-    uint32_t compact_percent;    /* compaction keeps the log below this percentage of the live
-                                    bytes: 110 to 10000; default 150 */
-    uint32_t residency;          /* of sealed segments, a km_residency */
-    uint64_t log_size_min;       /* a log below this size is not compacted; default 4 MiB */
-    uint64_t image_growth;       /* bytes of log from one index image to the next; default a third
-                                    of the live bytes, at least 16 MiB */
-    uint64_t scrub_rate;         /* bytes of sealed segments verified per second, round and round;
-                                    default 0: only by km_scrub() */
+    uint32_t compact_percent; /* compaction keeps the log below this percentage of the live
+                                 bytes: 110 to 10000; default 150 */
+    uint32_t residency;       /* of sealed segments, a km_residency */
+    uint64_t log_size_min;    /* a log below this size is not compacted; default 4 MiB */
+    uint64_t image_growth;    /* bytes of log from one index image to the next; default a third
+                                 of the live bytes, at least 16 MiB */
+    uint64_t scrub_rate;      /* bytes of sealed segments verified per second, round and round;
+                                 default 0: only by km_scrub() */
 } km_options;
 #define KM_OPTIONS_INIT                                                                            \
-    {sizeof(km_options), KM_OPEN_OR_CREATE, KM_DURABLE_DEFAULT, 0, 0, 0, 0, 0, 0, NULL, NULL,      \
-     NULL, NULL, 0, 0, 0, 0, 0}
+    {                                                                                              \
+        sizeof(km_options), KM_OPEN_OR_CREATE, KM_DURABLE_DEFAULT, 0, 0, 0, 0, 0, 0, NULL, NULL,   \
+            NULL, NULL, 0, 0, 0, 0, 0                                                              \
+    }
 
 /* ---- status and buffers ------------------------------------------------------------------ */
 
@@ -230,9 +239,8 @@ KM_API void km_buffer_free(km_buffer *buffer);
  * Threads:   any.
  * Blocks:    on the disk; replay takes 0.1 to 0.3 us per record.
  */
-KM_API KM_MUST_CHECK
-km_status km_open(const char *path, const km_options *options, km_store **out_store,
-                  km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_open(const char *path, const km_options *options,
+                                       km_store **out_store, km_error *out_error);
 
 /*
  * km_open_memory -- open an empty store that lives in memory alone and ends with km_close().
@@ -246,8 +254,8 @@ km_status km_open(const char *path, const km_options *options, km_store **out_st
  * Threads:   any.
  * Blocks:    never.
  */
-KM_API KM_MUST_CHECK
-km_status km_open_memory(const km_options *options, km_store **out_store, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_open_memory(const km_options *options, km_store **out_store,
+                                              km_error *out_error);
 
 /*
  * km_close -- write everything, make it durable, and release the store.
@@ -291,20 +299,19 @@ KM_API KM_MUST_CHECK km_status km_store_error(const km_store *store, km_error *o
  *
  *   store      An open store.
  *   name       1 to KM_MAP_NAME_SIZE_MAX bytes of any content.
- *   kind       KM_KIND_DEFAULT or KM_HASH; the others are KM_E_UNSUPPORTED in this version.
+ *   kind       Fixed for the life of the map.
  *   out_map    Set on KM_OK.
  *
  * Returns:   KM_OK      created; as durable as the store's class says.
  *            KM_EXISTS  there is a map of this name (open it with km_map_open).
  *            KM_E_LIMIT KM_MAP_COUNT_MAX maps were created in the life of the store.
- *            KM_E_INVALID, KM_E_UNSUPPORTED, KM_E_READ_ONLY, KM_E_FULL, KM_E_IO, KM_E_FAILED,
- *            KM_E_NO_MEMORY.
+ *            KM_E_INVALID, KM_E_READ_ONLY, KM_E_FULL, KM_E_IO, KM_E_FAILED, KM_E_NO_MEMORY.
  * Lifetime:  the map lives until km_close(); nothing to release.
  * Threads:   any.
  * Blocks:    as km_put().
  */
-KM_API KM_MUST_CHECK
-km_status km_map_create(km_store *store, km_bytes name, km_map_kind kind, km_map **out_map);
+KM_API KM_MUST_CHECK km_status km_map_create(km_store *store, km_bytes name, km_map_kind kind,
+                                             km_map **out_map);
 
 /*
  * km_map_open -- find a map by its name.
@@ -314,8 +321,7 @@ km_status km_map_create(km_store *store, km_bytes name, km_map_kind kind, km_map
  * Threads:   any.
  * Blocks:    never on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_map_open(km_store *store, km_bytes name, km_map **out_map);
+KM_API KM_MUST_CHECK km_status km_map_open(km_store *store, km_bytes name, km_map **out_map);
 
 /*
  * km_map_open_or_create -- find a map by its name, or create it as a km_map_create would.
@@ -327,8 +333,8 @@ km_status km_map_open(km_store *store, km_bytes name, km_map **out_map);
  * Threads:   any.
  * Blocks:    as km_put().
  */
-KM_API KM_MUST_CHECK
-km_status km_map_open_or_create(km_store *store, km_bytes name, km_map_kind kind, km_map **out_map);
+KM_API KM_MUST_CHECK km_status km_map_open_or_create(km_store *store, km_bytes name,
+                                                     km_map_kind kind, km_map **out_map);
 
 /*
  * km_map_drop -- delete a map and all it holds, as one change.
@@ -370,12 +376,14 @@ typedef struct km_map_info {
  * Threads:   any; a map created or dropped meanwhile may be missed or seen.
  * Blocks:    never on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info),
-                      void *context);
+KM_API KM_MUST_CHECK km_status km_map_list(km_store *store,
+                                           int (*visit)(void *context, const km_map_info *info),
+                                           void *context);
 
 /*
  * km_count -- the number of keys in a map, exact, in constant time.
+ *
+ * Keys that have expired are counted until the background has deleted them.
  *
  * Returns:   the count; 0 for a dropped map and in a forked child.
  * Lifetime:  nothing to release.
@@ -387,6 +395,14 @@ KM_API uint64_t km_count(const km_map *map);
 
 /* ---- changes ----------------------------------------------------------------------------- */
 
+/* What a key must be like for a change of it to happen; checked and changed in one step. */
+typedef enum km_condition {
+    KM_IF_ANY = 0,     /* whatever is there */
+    KM_IF_ABSENT = 1,  /* the key is not there; else KM_EXISTS */
+    KM_IF_PRESENT = 2, /* the key is there; else KM_NOT_FOUND */
+    KM_IF_VERSION = 3  /* its version is km_write.expected; else KM_CONFLICT */
+} km_condition;
+
 /* Options and results of one change. Start with KM_WRITE_INIT. */
 typedef struct km_write {
     size_t struct_size;       /* sizeof(km_write) */
@@ -396,8 +412,15 @@ typedef struct km_write {
     int existed;              /* out: 1 if the key was there before */
     km_position position;     /* out: where the log records this change (of a batch: its last); also
                                  the key's new version */
+    km_condition condition;   /* in: of a batch KM_IF_ANY, see km_batch_expect() */
+    km_position expected;     /* in, with KM_IF_VERSION: the version; 0: the key is not there */
+    uint64_t ttl_ms;          /* in, of a put: the key is gone so many milliseconds from now; 0: it
+                                 stays. A put without it takes an earlier one away */
 } km_write;
-#define KM_WRITE_INIT {sizeof(km_write), KM_DURABLE_DEFAULT, NULL, 0, 0}
+#define KM_WRITE_INIT                                                                              \
+    {                                                                                              \
+        sizeof(km_write), KM_DURABLE_DEFAULT, NULL, 0, 0, KM_IF_ANY, 0, 0                          \
+    }
 
 /*
  * km_put -- set a key's value.
@@ -410,6 +433,7 @@ typedef struct km_write {
  * On return every thread sees the change, and it survives what the durability says.
  *
  * Returns:   KM_OK           done.
+ *            KM_EXISTS, KM_NOT_FOUND, KM_CONFLICT: write->condition does not hold; nothing changed.
  *            KM_WOULD_BLOCK  this thread has a read section open and the call would have to wait.
  *            KM_E_TOO_BIG    key or value over the limit.
  *            KM_E_FULL       no space: nothing changed; works again once there is space.
@@ -457,6 +481,27 @@ KM_API KM_MUST_CHECK km_status km_del(km_map *map, km_bytes key, km_write *write
  * Cost:      expected O(1).
  */
 KM_API KM_MUST_CHECK km_status km_get(km_map *map, km_bytes key, km_buffer *value);
+
+/* What is known of a key besides its value. */
+typedef struct km_key_info {
+    km_position version; /* grows with every change of the key; never 0, never used again */
+    uint64_t expires_ms; /* wall clock, ms since 1970, from when on it is gone; 0: it stays */
+    uint64_t value_size;
+} km_key_info;
+
+/*
+ * km_get_info -- as km_get(), and what is known of the key, of the same moment.
+ *
+ *   value      As km_get(); NULL: only the information is wanted.
+ *   out_info   Set on KM_OK.
+ *
+ * Returns:   as km_get().
+ * Lifetime:  value belongs to the caller.
+ * Threads:   any.
+ * Blocks:    as km_get().
+ */
+KM_API KM_MUST_CHECK km_status km_get_info(km_map *map, km_bytes key, km_buffer *value,
+                                           km_key_info *out_info);
 
 /*
  * km_contains -- whether a key is there.
@@ -506,8 +551,8 @@ KM_API void km_read_end(km_reader *reader);
  * Threads:   any number at once, each with a section of its own.
  * Blocks:    as km_get().
  */
-KM_API KM_MUST_CHECK
-km_status km_get_ref(km_reader *reader, km_map *map, km_bytes key, km_bytes *out_value);
+KM_API KM_MUST_CHECK km_status km_get_ref(km_reader *reader, km_map *map, km_bytes key,
+                                          km_bytes *out_value);
 
 /*
  * km_get_many -- find many keys at once, several times faster than one by one.
@@ -526,46 +571,8 @@ km_status km_get_ref(km_reader *reader, km_map *map, km_bytes key, km_bytes *out
  * Threads:   as km_get_ref().
  * Blocks:    as km_get().
  */
-KM_API KM_MUST_CHECK
-km_status km_get_many(km_reader *reader, km_map *map, const km_bytes *keys, size_t count,
-                      km_bytes *out_values, size_t *out_found);
-
-/*
- * km_cursor_open -- begin a walk over a map, in no promised order.
- *
- * A key that is there during the whole walk is returned exactly once; one that is inserted, deleted
- * or overwritten meanwhile is returned with a value it had during the walk, or not at all; beside
- * km_map_clear() also more than once.
- *
- * Returns:   KM_OK, KM_E_NO_MEMORY, KM_E_DROPPED, KM_E_FORKED.
- * Lifetime:  release with km_cursor_close().
- * Threads:   a cursor belongs to one thread at a time; it holds no read section between calls.
- * Blocks:    never.
- */
-KM_API KM_MUST_CHECK km_status km_cursor_open(km_map *map, km_cursor **out_cursor);
-
-/*
- * km_cursor_next -- the next key and value of a walk.
- *
- *   out_key, out_value   Set on KM_OK; either may be NULL.
- *
- * Returns:   KM_OK, KM_END, KM_E_CORRUPT, KM_E_NO_MEMORY, KM_E_FORKED.
- * Lifetime:  both belong to the cursor, until its next call.
- * Threads:   as km_cursor_open().
- * Blocks:    as km_get().
- */
-KM_API KM_MUST_CHECK
-km_status km_cursor_next(km_cursor *cursor, km_bytes *out_key, km_bytes *out_value);
-
-/*
- * km_cursor_close -- end a walk; NULL is accepted.
- *
- * Returns:   nothing.
- * Lifetime:  ends the cursor and what it returned.
- * Threads:   as km_cursor_open().
- * Blocks:    never.
- */
-KM_API void km_cursor_close(km_cursor *cursor);
+KM_API KM_MUST_CHECK km_status km_get_many(km_reader *reader, km_map *map, const km_bytes *keys,
+                                           size_t count, km_bytes *out_values, size_t *out_found);
 
 /* ---- batches ----------------------------------------------------------------------------- */
 
@@ -590,8 +597,8 @@ KM_API KM_MUST_CHECK km_status km_batch_create(km_store *store, km_batch **out_b
  * Threads:   as km_batch_create().
  * Blocks:    never.
  */
-KM_API KM_MUST_CHECK
-km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key, km_bytes value);
+KM_API KM_MUST_CHECK km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key,
+                                            km_bytes value);
 KM_API KM_MUST_CHECK km_status km_batch_del(km_batch *batch, km_map *map, km_bytes key);
 
 /*
@@ -681,8 +688,8 @@ KM_API KM_MUST_CHECK km_status km_durable_fd(km_store *store, int *out_fd);
  * Threads:   any.
  * Blocks:    on the disk, for as long as it takes to copy the live records.
  */
-KM_API KM_MUST_CHECK
-km_status km_compact(km_store *store, km_progress_fn progress, void *context, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_compact(km_store *store, km_progress_fn progress, void *context,
+                                          km_error *out_error);
 
 /* ---- changes as they happen -------------------------------------------------------------- */
 
@@ -690,8 +697,10 @@ typedef enum km_change_kind {
     KM_CHANGE_PUT = 1,
     KM_CHANGE_DELETE = 2,
     KM_CHANGE_MAP_CREATED = 3,
-    KM_CHANGE_MAP_DROPPED = 4, /* with all its keys */
-    KM_CHANGE_MAP_CLEARED = 5  /* all keys of the map are gone */
+    KM_CHANGE_MAP_DROPPED = 4,  /* with all its keys */
+    KM_CHANGE_MAP_CLEARED = 5,  /* all keys of the map are gone */
+    KM_CHANGE_RANGE_DELETED = 6 /* all keys from `key` up to, not including, `value` are gone; value
+                                   NULL: to the last */
 } km_change_kind;
 
 typedef struct km_change {
@@ -711,7 +720,13 @@ typedef struct km_watch_options {
     km_bytes prefix;   /* puts and deletes only of keys that begin so */
 } km_watch_options;
 #define KM_POSITION_NOW UINT64_MAX
-#define KM_WATCH_OPTIONS_INIT {sizeof(km_watch_options), KM_POSITION_NOW, NULL, {NULL, 0}}
+#define KM_WATCH_OPTIONS_INIT                                                                      \
+    {                                                                                              \
+        sizeof(km_watch_options), KM_POSITION_NOW, NULL,                                           \
+        {                                                                                          \
+            NULL, 0                                                                                \
+        }                                                                                          \
+    }
 
 /*
  * km_watch_open -- begin to read a store's changes, in the order of the log.
@@ -738,8 +753,8 @@ typedef struct km_watch_options {
  * Threads:   any; a watch belongs to one thread at a time.
  * Blocks:    never.
  */
-KM_API KM_MUST_CHECK
-km_status km_watch_open(km_store *store, const km_watch_options *options, km_watch **out_watch);
+KM_API KM_MUST_CHECK km_status km_watch_open(km_store *store, const km_watch_options *options,
+                                             km_watch **out_watch);
 
 /*
  * km_watch_next -- the next change, waiting for one if need be.
@@ -757,8 +772,8 @@ km_status km_watch_open(km_store *store, const km_watch_options *options, km_wat
  * Threads:   a watch belongs to one thread at a time.
  * Blocks:    up to timeout_ms. A change is delivered within some milliseconds.
  */
-KM_API KM_MUST_CHECK
-km_status km_watch_next(km_watch *watch, uint32_t timeout_ms, km_change *out_change);
+KM_API KM_MUST_CHECK km_status km_watch_next(km_watch *watch, uint32_t timeout_ms,
+                                             km_change *out_change);
 
 /*
  * km_watch_position -- up to where the watch has read: a later km_watch_open() may go on after it.
@@ -808,38 +823,42 @@ KM_API void km_watch_close(km_watch *watch);
 /* ---- statistics -------------------------------------------------------------------------- */
 
 typedef struct km_stats {
-    size_t struct_size;          /* in: sizeof(km_stats) */
+    size_t struct_size; /* in: sizeof(km_stats) */
     uint64_t map_count;
-    uint64_t key_count;          /* of all maps */
-    uint64_t log_bytes;          /* records in the log, live or not, in bytes */
-    uint64_t live_bytes;         /* of those, the records that maps point at */
-    uint64_t segment_count;      /* segments that hold records */
-    uint64_t disk_bytes;         /* sizes of the segment files and the tail ring */
-    uint64_t index_bytes;        /* memory of the indexes */
-    uint64_t memory_bytes;       /* anonymous memory of segments: active, ready, unsealed */
-    uint64_t mapped_bytes;       /* sealed segments mapped from their files */
-    km_position head;            /* where the log begins */
-    km_position tail;            /* where it ends */
-    km_position flushed;         /* written to files up to here */
-    km_position durable;         /* synced up to here */
-    uint64_t sync_count;         /* syncs since open */
-    uint64_t wait_count;         /* changes that had to wait for space or the disk since open */
-    uint64_t wait_longest_ns;    /* the longest such wait */
-    uint64_t recovered_records;  /* records replayed at open */
-    uint64_t recovered_ns;       /* time that took */
-    uint64_t torn_bytes;         /* cut off the log's end at open */
-    uint64_t failed;             /* 1 after a failed write */
-    uint64_t dead_bytes;         /* of log_bytes, what nothing points at: compaction frees it */
-    uint64_t emptied_bytes;      /* segments without live records that wait for the next image */
-    uint64_t pinned_bytes;       /* segments out of the log that cursors or backups still hold */
-    uint64_t compacted_bytes;    /* records moved by compaction since open */
-    uint64_t freed_segments;     /* segments that compaction removed since open */
-    uint64_t image_count;        /* index images written since open */
-    uint64_t image_bytes;        /* size of the newest index image; 0: there is none */
-    uint64_t replay_bytes;       /* log that an open after a crash now would have to replay */
-    uint64_t scrubbed_bytes;     /* sealed bytes verified since open */
-    uint64_t damage_count;       /* damaged places that compaction and scrub met */
-    uint64_t is_follower;        /* 1: opened for reading beside a writer */
+    uint64_t key_count;         /* of all maps */
+    uint64_t log_bytes;         /* records in the log, live or not, in bytes */
+    uint64_t live_bytes;        /* of those, the records that maps point at */
+    uint64_t segment_count;     /* segments that hold records */
+    uint64_t disk_bytes;        /* sizes of the segment files and the tail ring */
+    uint64_t index_bytes;       /* memory of the indexes */
+    uint64_t memory_bytes;      /* anonymous memory of segments: active, ready, unsealed */
+    uint64_t mapped_bytes;      /* sealed segments mapped from their files */
+    km_position head;           /* where the log begins */
+    km_position tail;           /* where it ends */
+    km_position flushed;        /* written to files up to here */
+    km_position durable;        /* synced up to here */
+    uint64_t sync_count;        /* syncs since open */
+    uint64_t wait_count;        /* changes that had to wait for space or the disk since open */
+    uint64_t wait_longest_ns;   /* the longest such wait */
+    uint64_t recovered_records; /* records replayed at open */
+    uint64_t recovered_ns;      /* time that took */
+    uint64_t torn_bytes;        /* cut off the log's end at open */
+    uint64_t failed;            /* 1 after a failed write */
+    uint64_t dead_bytes;        /* of log_bytes, what nothing points at: compaction frees it */
+    uint64_t emptied_bytes;     /* segments without live records that wait for the next image */
+    uint64_t pinned_bytes;      /* segments out of the log that cursors or backups still hold */
+    uint64_t compacted_bytes;   /* records moved by compaction since open */
+    uint64_t freed_segments;    /* segments that compaction removed since open */
+    uint64_t image_count;       /* index images written since open */
+    uint64_t image_bytes;       /* size of the newest index image; 0: there is none */
+    uint64_t replay_bytes;      /* log that an open after a crash now would have to replay */
+    uint64_t scrubbed_bytes;    /* sealed bytes verified since open */
+    uint64_t damage_count;      /* damaged places that compaction and scrub met */
+    uint64_t is_follower;       /* 1: opened for reading beside a writer */
+    uint64_t snapshot_count;    /* open snapshots */
+    uint64_t snapshot_age_ms;   /* of the oldest */
+    uint64_t snapshot_bytes;    /* memory of what snapshots keep of the indexes */
+    uint64_t expired_count;     /* expired keys deleted since open */
 } km_stats;
 
 /*
@@ -942,6 +961,9 @@ static inline KM_MUST_CHECK km_status km_del_u64(km_map *map, uint64_t number, k
 }
 #endif
 
+#include "keepmap/cursor.h"
+#include "keepmap/snapshot.h"
+#include "keepmap/update.h"
 #include "keepmap/upkeep.h"
 
 #endif /* KEEPMAP_KEEPMAP_H */

@@ -40,9 +40,8 @@ typedef struct km_check_result {
  * Threads:   any.
  * Blocks:    on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_verify(const char *path, km_finding_fn found, void *context,
-                    km_check_result *out_result, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_verify(const char *path, km_finding_fn found, void *context,
+                                         km_check_result *out_result, km_error *out_error);
 
 /*
  * km_salvage -- copy all that checks out of a damaged store into a new one.
@@ -60,9 +59,9 @@ km_status km_verify(const char *path, km_finding_fn found, void *context,
  * Threads:   any.
  * Blocks:    on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_salvage(const char *path, const char *new_path, km_finding_fn found, void *context,
-                     km_check_result *out_result, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_salvage(const char *path, const char *new_path,
+                                          km_finding_fn found, void *context,
+                                          km_check_result *out_result, km_error *out_error);
 
 /*
  * km_scrub -- verify every record of an open store's sealed segments as they lie on the disk.
@@ -81,9 +80,8 @@ km_status km_salvage(const char *path, const char *new_path, km_finding_fn found
  * Threads:   any.
  * Blocks:    on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_scrub(km_store *store, uint64_t rate, km_finding_fn found, void *context,
-                   km_check_result *out_result);
+KM_API KM_MUST_CHECK km_status km_scrub(km_store *store, uint64_t rate, km_finding_fn found,
+                                        void *context, km_check_result *out_result);
 
 /* What a closed store's next open will have to do. */
 typedef struct km_inspection {
@@ -103,8 +101,8 @@ typedef struct km_inspection {
  * Threads:   any.
  * Blocks:    on the disk, for a moment.
  */
-KM_API KM_MUST_CHECK
-km_status km_inspect(const char *path, km_inspection *out, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_inspect(const char *path, km_inspection *out,
+                                          km_error *out_error);
 
 /* ---- backups ----------------------------------------------------------------------------- */
 
@@ -142,9 +140,9 @@ typedef struct km_backup_result {
  * Threads:   any.
  * Blocks:    on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_backup(km_store *store, const char *path, const km_backup_options *options,
-                    km_backup_result *out_result, km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_backup(km_store *store, const char *path,
+                                         const km_backup_options *options,
+                                         km_backup_result *out_result, km_error *out_error);
 
 /*
  * km_restore -- make a new store from a backup.
@@ -159,9 +157,32 @@ km_status km_backup(km_store *store, const char *path, const km_backup_options *
  * Threads:   any.
  * Blocks:    on the disk.
  */
-KM_API KM_MUST_CHECK
-km_status km_restore(const char *backup, const char *path, km_progress_fn progress, void *context,
-                     km_error *out_error);
+KM_API KM_MUST_CHECK km_status km_restore(const char *backup, const char *path,
+                                          km_progress_fn progress, void *context,
+                                          km_error *out_error);
+
+/*
+ * km_restore_in_place -- bring a store back to what a backup, or a saved snapshot, has.
+ *
+ *   backup     A backup's folder; it is not changed, and shares no file with the store.
+ *   path       A store's folder, which no process has open.
+ *   progress   A return other than 0 stops it, and the store is as it was; may be NULL.
+ *
+ * The new contents are built in a folder beside the store, whose name is exchanged with the store's
+ * in one step: a crash leaves the old store or the new one. The old contents are deleted after
+ * that. Positions and versions go on above those of both, if the backup is one of this very store,
+ * so none is ever used for two things.
+ *
+ * Returns:   KM_OK, KM_STOPPED, KM_E_NOT_A_STORE, KM_E_CORRUPT (the backup is checked), KM_E_LOCKED
+ *            (a process has the store open), KM_E_UNSUPPORTED (the file system cannot exchange
+ *            names), KM_E_FULL, KM_E_IO, KM_E_INVALID, KM_E_NO_MEMORY.
+ * Lifetime:  nothing to release.
+ * Threads:   any.
+ * Blocks:    on the disk.
+ */
+KM_API KM_MUST_CHECK km_status km_restore_in_place(const char *backup, const char *path,
+                                                   km_progress_fn progress, void *context,
+                                                   km_error *out_error);
 
 #ifdef __cplusplus
 }

@@ -45,6 +45,7 @@ const char *km_status_name(km_status status)
     case KM_WOULD_BLOCK: return "KM_WOULD_BLOCK";
     case KM_TIMED_OUT: return "KM_TIMED_OUT";
     case KM_STOPPED: return "KM_STOPPED";
+    case KM_CONFLICT: return "KM_CONFLICT";
     case KM_E_INVALID: return "KM_E_INVALID";
     case KM_E_NO_MEMORY: return "KM_E_NO_MEMORY";
     case KM_E_FULL: return "KM_E_FULL";

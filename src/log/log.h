@@ -46,9 +46,12 @@ struct log_options {
     uint8_t store_id[STORE_ID_SIZE];
     struct marks marks; /* as read from MARKS */
     uint64_t size_max;  /* bytes of segment files; 0: no limit */
+    const _Atomic uint64_t *clock_ms; /* a clock that MARKS is to tell of, besides the machine's;
+                                         NULL: none */
     uint32_t sync_interval_ms;
     int zero_fill;      /* fill new segment files with zeros: synchronous appends are faster */
-    int keep_in_memory; /* do not map sealed segments */
+    uint32_t number_min; /* go on in a segment of this number or a later one */
+    int keep_in_memory;  /* do not map sealed segments */
     int residency;      /* of mapped segments: a km_residency */
     int verify_reads;   /* records in mappings are verified when read */
     int read_only;
@@ -235,6 +238,10 @@ struct log_pin {
 void km__log_pin(struct log *log, struct log_pin *pin);
 void km__log_unpin(struct log *log, struct log_pin *pin);
 
+/* As km__log_read(), also where the head has passed a position that the pin keeps. */
+km_status km__log_read_pinned(const struct log *log, const struct log_pin *pin, uint64_t position,
+                              uint64_t limit, struct log_item *out);
+
 /* The number of the log's first segment. Any thread. */
 uint32_t km__log_head_number(const struct log *log);
 /* The segment that follows another in the log; size of a segment's file. Inside an epoch, or
@@ -275,6 +282,8 @@ void km__log_set_followed(struct log *log, int is_followed);
 km_status km__log_wait_durable(struct log *log, uint64_t position);
 uint64_t km__log_durable(const struct log *log);
 uint64_t km__log_complete(const struct log *log);
+/* Where the next unit will lie, or the end of the segment that has no room for it. */
+uint64_t km__log_tail(const struct log *log);
 /* The descriptor that is notified when the durable position moves; created on first use. */
 km_status km__log_durable_fd(struct log *log, int *out_fd);
 

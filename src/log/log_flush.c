@@ -128,6 +128,18 @@ static void append_mark(struct log *log, uint64_t durable)
     km__epoch_leave();
 }
 
+/* Never earlier than what was told before. */
+static uint64_t latest_clock(const struct log *log)
+{
+    uint64_t clock_ms = log->os->ops->wall_ms(log->os), seen_ms = 0;
+
+    if (log->options.clock_ms) /* relaxed: a number, no data behind it */
+        seen_ms = atomic_load_explicit(log->options.clock_ms, memory_order_relaxed);
+    if (clock_ms < seen_ms)
+        clock_ms = seen_ms;
+    return clock_ms < log->marks.clock_ms ? log->marks.clock_ms : clock_ms;
+}
+
 km_status km__log_write_marks(struct log *log, int is_clean, int is_synced)
 {
     const struct os_ops *ops = log->os->ops;
@@ -141,8 +153,7 @@ km_status km__log_write_marks(struct log *log, int is_clean, int is_synced)
     marks.durable = km__log_durable(log);
     marks.clean = (uint32_t)is_clean;
     memcpy(marks.boot_id, log->boot_id, BOOT_ID_SIZE);
-    if (ops->wall_ms(log->os) > marks.clock_ms)
-        marks.clock_ms = ops->wall_ms(log->os);
+    marks.clock_ms = latest_clock(log);
     km__marks_encode(&marks, bytes);
     rc = ops->write_at(log->options.marks_file, (marks.sequence & 1) * MARKS_SLOT_SIZE, bytes,
                        MARKS_SLOT_SIZE);
@@ -228,6 +239,12 @@ uint64_t km__log_complete(const struct log *log)
 {
     /* pairs with km__log_advance_complete(): the records below it */
     return atomic_load_explicit(&log->complete, memory_order_acquire);
+}
+
+uint64_t km__log_tail(const struct log *log)
+{
+    /* acquire: whoever took room before the caller was told is below it */
+    return atomic_load_explicit(&log->tail, memory_order_acquire);
 }
 
 static km_status lead_sync(struct log *log)

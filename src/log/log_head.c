@@ -70,11 +70,6 @@ static void free_segment(void *context, struct retired *retired)
     km__mutex_lock(&log->prepare_lock);
     log->segments[segment->number % LOG_SLOT_COUNT] = NULL;
     atomic_store_explicit(&slot->base, 0, memory_order_relaxed); /* no reader is left */
-    if (log->oldest_number == segment->number) {
-        while (log->oldest_number < km__log_head_number(log) &&
-               !km__segment_at(log, log->oldest_number))
-            log->oldest_number++;
-    }
     log->freed_segments++;
     km__mutex_unlock(&log->prepare_lock);
     km__segment_destroy(log, segment);

@@ -105,9 +105,8 @@ struct log {
     _Atomic uint32_t first_number; /* [a] the head's segment; prepare_lock and pin_lock to change */
     struct log_pin *pins;          /* pin_lock */
     struct segment *dropped_first, *dropped_last; /* prepare_lock: before the head, not freed yet */
-    uint32_t oldest_number;                  /* prepare_lock: the first segment that has its slot */
-    uint64_t freed_segments;                 /* prepare_lock */
-    int told_not_resident;                   /* prepare_lock */
+    uint64_t freed_segments;                      /* prepare_lock */
+    int told_not_resident;                        /* prepare_lock */
     struct segment *ahead[FOLLOW_AHEAD_MAX]; /* a follower's thread: those after the last one */
     uint32_t ahead_count;
     uint32_t last_number;     /* prepare_lock: the newest, ready ones included */
@@ -200,6 +199,8 @@ void km__ring_copy(struct ring *ring, uint64_t at, const uint8_t *bytes, uint64_
 uint32_t km__ring_log2_for(uint64_t segment_size);
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error);
 km_status km__segment_write_header(struct log *log, const struct segment *segment);
+/* Whether the slots of `count` segments from `number` on are free. */
+int km__log_has_slots(const struct log *log, uint32_t number, uint32_t count);
 /* Create the file of a segment (under its final name, durable) and its memory. */
 struct segment_plan {
     uint32_t number;

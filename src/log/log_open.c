@@ -6,6 +6,8 @@
  * I2. A log goes on in its last segment only if that was left by a clean close in this boot and
  *     nobody has written since. Otherwise it goes on in a new segment, numbered above every name in
  * the folder: no position is ever used twice, whatever a power cut lost.
+ *     Where its number has to be above a given one too, it goes up by whole turns of the table of
+ *     slots: so the log takes its slots one after the other all the same.
  * I3. Opening for writing takes the word `clean` in MARKS back, in the kernel's copy at least. That
  *     is enough: in the same boot the copy is the truth, and in another I2 asks for a new segment.
  *     Without it a writer that is killed before its first flush would leave a store that looks as
@@ -270,26 +272,36 @@ static void unlink_strays(struct log *log)
         unlink_number(log, log->chain[i]);
 }
 
+/* I2 */
+static uint64_t next_number(const struct log *log)
+{
+    uint64_t number = (uint64_t)log->highest_number + 1;
+
+    if (number < log->options.number_min)
+        number += km__round_up(log->options.number_min - number, LOG_SLOT_COUNT);
+    return number;
+}
+
 /* Go on in a new segment, above every name there is. */
 static km_status continue_after(struct log *log, km_error *error)
 {
     struct segment *last = km__segment_at(log, km__position_number(log->found_end));
     uint64_t linear_start = last->linear_start + last->size;
+    uint64_t number = next_number(log);
     km_status rc = make_durable(log, error);
 
     if (rc)
         return rc;
-    if (log->highest_number == UINT32_MAX ||
-        log->highest_number - km__log_head_number(log) + 2 >= LOG_SLOT_COUNT)
+    forget_later(log);
+    if (number >= UINT32_MAX || !km__log_has_slots(log, (uint32_t)number, 2))
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
-    forget_later(log);
     atomic_store_explicit(&log->durable, log->found_end, memory_order_relaxed);
-    rc = enter_new(log, log->highest_number + 1, log->found_end, linear_start, error);
+    rc = enter_new(log, (uint32_t)number, log->found_end, linear_start, error);
     if (rc)
         return rc;
     unlink_strays(log); /* only now: their names kept the numbers from being used again */
-    set_position(log, km__position(log->highest_number + 1, SEGMENT_HEADER_SIZE));
+    set_position(log, km__position((uint32_t)number, SEGMENT_HEADER_SIZE));
     return KM_OK;
 }
 
@@ -363,6 +375,8 @@ static int can_continue_in_place(const struct log *log)
     last = km__segment_at(log, km__position_number(log->found_end));
     if (last->size - km__position_offset(log->found_end) < RECORD_HEADER_SIZE)
         return 0; /* nothing fits there */
+    if (last->number < log->options.number_min)
+        return 0;
     for (uint32_t i = 0; i <= log->end_index; i++) {
         if (km__segment_at(log, log->chain[i])->memory)
             return 0; /* damage was mended from the ring: the file has to be mended first */

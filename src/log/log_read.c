@@ -60,8 +60,9 @@ uint64_t km__log_skip_end(const struct log *log, uint64_t position)
     return position;
 }
 
-km_status km__log_read(const struct log *log, uint64_t position, uint64_t limit,
-                       struct log_item *out)
+/* As km__log_read(), of what is in the log or pinned. */
+static km_status read_at(const struct log *log, uint64_t position, uint64_t limit,
+                         struct log_item *out)
 {
     for (;;) { /* at most one turn for each segment */
         const struct segment *segment;
@@ -70,8 +71,6 @@ km_status km__log_read(const struct log *log, uint64_t position, uint64_t limit,
 
         if (position >= limit)
             return KM_END;
-        if (km__position_number(position) < km__log_head_number(log))
-            return KM_E_TOO_OLD;
         segment = km__segment_at(log, km__position_number(position));
         next = km__log_next_number(log, segment->number);
         end = limit_of(log, segment, next);
@@ -89,4 +88,19 @@ km_status km__log_read(const struct log *log, uint64_t position, uint64_t limit,
         out->next = position + km__record_size_at(out->bytes);
         return KM_OK;
     }
+}
+
+km_status km__log_read(const struct log *log, uint64_t position, uint64_t limit,
+                       struct log_item *out)
+{
+    if (position < limit && km__position_number(position) < km__log_head_number(log))
+        return KM_E_TOO_OLD;
+    return read_at(log, position, limit, out);
+}
+
+km_status km__log_read_pinned(const struct log *log, const struct log_pin *pin, uint64_t position,
+                              uint64_t limit, struct log_item *out)
+{
+    KM_ASSERT(km__position_number(position) >= pin->number);
+    return read_at(log, position, limit, out);
 }

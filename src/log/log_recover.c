@@ -185,6 +185,9 @@ static km_status add_link(struct log *log, const struct number_list *names, uint
 
     if (!find_number(names, number))
         return missing_segment(number, error);
+    if (km__segment_at(log, number))
+        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log spans more than %u segments",
+                        LOG_SLOT_COUNT);
     rc = km__segment_open(log, number, &segment, error);
     if (rc)
         return rc;
@@ -218,9 +221,6 @@ static km_status follow_chain(struct log *log, const struct number_list *names, 
     uint64_t limit = 0;
     km_status rc;
 
-    if (number - head >= LOG_SLOT_COUNT && number >= head)
-        return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log spans more than %u segments",
-                        LOG_SLOT_COUNT);
     for (;;) { /* ends: each link has a smaller number */
         const struct segment *segment;
 

@@ -183,7 +183,6 @@ void km__segment_enter(struct log *log, struct segment *segment)
     } else {
         /* relaxed: nobody else is there yet */
         atomic_store_explicit(&log->first_number, segment->number, memory_order_relaxed);
-        log->oldest_number = segment->number;
     }
     log->last_number = segment->number;
 }
@@ -236,10 +235,19 @@ static km_status ring_for(struct log *log, uint64_t segment_size, struct ring **
     return rc;
 }
 
+int km__log_has_slots(const struct log *log, uint32_t number, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (log->segments[(number + i) % LOG_SLOT_COUNT])
+            return 0;
+    }
+    return 1;
+}
+
 km_status km__log_check_limits(struct log *log, uint64_t size, km_error *error)
 {
     if (log->last_number == UINT32_MAX - 1 ||
-        log->last_number - log->oldest_number + 2 + RECOVERY_SLOTS >= LOG_SLOT_COUNT)
+        !km__log_has_slots(log, log->last_number + 1, 2 + RECOVERY_SLOTS))
         return km__fail(error, KM_E_LIMIT, "log", 0, 0, "the log has %u segments, its limit",
                         LOG_SLOT_COUNT);
     if (log->options.size_max &&

@@ -4,7 +4,7 @@
  *
  * I1. The backup is the log from the head, as pinned, to a durable position; MAPS is of that head
  *     or of a later position below the end: it is opened together with the pin, and the sync comes
- *     after.
+ *     after. Of a moment that has passed (a snapshot) the caller says what these three are.
  * I2. A file is linked only if it will never be written again and is durable: a segment that the
  *     log has left, below the durable point. The segment of the end is copied up to it, and zeros
  *     follow, so that the end is one of a clean close.
@@ -25,8 +25,10 @@ struct backup {
     struct km_store *store;
     km_backup_options options;
     km_error *error;
+    const struct backup_moment *moment; /* NULL: now */
     struct log_pin pin;
-    struct os_file *maps_file; /* NULL: there is none */
+    uint32_t head_number;
+    struct os_file *maps_file; /* NULL: there is none, or of a moment */
     uint64_t maps_size;
     uint64_t end;
     uint32_t link_end;     /* segments below this number may be linked: I2 */
@@ -101,6 +103,7 @@ static km_status pin_store(struct backup *backup)
 
     km__mutex_lock(&store->keeper.lock);
     km__log_pin(store->log, &backup->pin);
+    backup->head_number = backup->pin.number;
     rc = store->os->ops->open_file(store->dir, CATALOGUE_NAME, OS_OPEN_READ, &backup->maps_file);
     km__mutex_unlock(&store->keeper.lock);
     if (rc == KM_NOT_FOUND)
@@ -150,6 +153,10 @@ static km_status find_end(struct backup *backup)
     if (rc)
         return rc;
     backup->end = km__log_durable(backup->store->log);
+    if (backup->moment) {
+        KM_ASSERT(backup->moment->end <= backup->end);
+        backup->end = backup->moment->end;
+    }
     limit_links(backup);
     return KM_OK;
 }
@@ -284,7 +291,7 @@ static km_status count_segment(struct backup *backup, uint32_t number)
 static km_status each_segment(struct backup *backup,
                               km_status (*visit)(struct backup *backup, uint32_t number))
 {
-    uint32_t number = backup->pin.number, last = km__position_number(backup->end);
+    uint32_t number = backup->head_number, last = km__position_number(backup->end);
 
     for (;;) { /* ends: numbers grow along the log, which has reached the last */
         km_status rc = visit(backup, number);
@@ -306,9 +313,9 @@ static km_status write_backup_marks(struct backup *backup)
     struct marks marks = {.clean = 1}; /* no boot id: I3 */
 
     memcpy(marks.store_id, store->identity.store_id, STORE_ID_SIZE);
-    marks.head = km__position(backup->pin.number, SEGMENT_HEADER_SIZE);
+    marks.head = km__position(backup->head_number, SEGMENT_HEADER_SIZE);
     marks.durable = backup->end;
-    marks.clock_ms = store->os->ops->wall_ms(store->os);
+    marks.clock_ms = km__store_clock(store);
     if (marks.clock_ms < store->identity.created_ms)
         marks.clock_ms = store->identity.created_ms;
     for (uint64_t i = 0; i < 2; i++) {
@@ -322,7 +329,9 @@ static km_status copy_maps(struct backup *backup)
 {
     struct copy_source source = {backup->maps_file, NULL, backup->maps_size, backup->maps_size};
 
-    if (!backup->maps_file)
+    if (backup->moment)
+        source.bytes = backup->moment->maps;
+    else if (!backup->maps_file)
         return KM_OK;
     return km__copy_to(&backup->copier, &source, backup->folder.dir, CATALOGUE_NAME);
 }
@@ -347,7 +356,7 @@ static km_status fill_folder(struct backup *backup)
     return rc ? rc : write_backup_marks(backup);
 }
 
-/* The store is pinned. */
+/* The log is pinned. */
 static km_status write_backup(struct backup *backup, const char *path)
 {
     km_status rc = look_at_previous(backup);
@@ -381,28 +390,58 @@ static km_status check_backup(const struct km_store *store, const char *path, km
     return KM_OK;
 }
 
+static void init_backup(struct backup *backup, struct km_store *store, km_error *error)
+{
+    static const struct backup empty;
+
+    *backup = empty;
+    backup->store = store;
+    backup->error = error;
+    backup->folder.os = backup->copier.os = store->os;
+    backup->folder.error = backup->copier.error = error;
+}
+
+static void end_backup(struct backup *backup)
+{
+    km__copier_fini(&backup->copier);
+    km__new_folder_end(&backup->folder);
+    km__look_close(&backup->previous);
+    backup->store->os->ops->close_file(backup->maps_file);
+}
+
+km_status km__backup_moment(struct km_store *store, const struct backup_moment *moment,
+                            const char *path, const struct copier *progress, km_error *error)
+{
+    struct backup backup;
+    km_status rc;
+
+    init_backup(&backup, store, error);
+    backup.copier.progress = progress->progress;
+    backup.copier.progress_context = progress->progress_context;
+    backup.moment = moment;
+    backup.head_number = moment->head_number;
+    backup.maps_size = moment->maps_size;
+    rc = write_backup(&backup, path);
+    end_backup(&backup);
+    return rc;
+}
+
 km_status km_backup(km_store *store, const char *path, const km_backup_options *options,
                     km_backup_result *out_result, km_error *out_error)
 {
-    struct backup backup = {.store = store, .error = out_error};
+    struct backup backup;
     km_status rc = check_backup(store, path, out_error);
 
     if (rc)
         return rc;
-    backup.folder.os = store->os;
-    backup.folder.error = out_error;
-    backup.copier.os = store->os;
-    backup.copier.error = out_error;
+    init_backup(&backup, store, out_error);
     rc = take_backup_options(&backup, options);
     if (rc)
         return rc;
     rc = pin_store(&backup);
     if (!rc)
         rc = write_backup(&backup, path);
-    km__copier_fini(&backup.copier);
-    km__new_folder_end(&backup.folder);
-    km__look_close(&backup.previous);
-    store->os->ops->close_file(backup.maps_file);
+    end_backup(&backup);
     km__log_unpin(store->log, &backup.pin);
     km__log_free_dropped(store->log);
     backup.result.position = backup.end;

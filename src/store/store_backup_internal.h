@@ -25,20 +25,43 @@ struct new_folder {
     struct os_file *lock_file; /* held exclusively while the folder is built */
     char *names;               /* memory of the next three */
     size_t names_size;
-    char *parent_path, *name, *temp_name;
-    int is_ours; /* it is there, under its temporary name */
+    char *parent_path, *path, *temp_path;
+    char *name, *temp_name; /* in the two paths */
+    int is_ours;            /* it is there, under its temporary name */
 };
 
 /* Make the folder, and log/ in it, under the name of `path` and `suffix`. What an interrupted
  * attempt has left there is removed first. KM_EXISTS if `path` is there. os and error are set. */
 km_status km__new_folder_begin(struct new_folder *folder, const char *path, const char *suffix);
+/* The first two steps of it: find the names and the folder above; then look that nothing is at
+ * `path`, and remove a leftover. */
+km_status km__new_folder_look(struct new_folder *folder, const char *path, const char *suffix);
+km_status km__new_folder_clear(struct new_folder *folder);
+/* After the first step alone: make the folder beside one that is at `path`, and stays there. */
+km_status km__new_folder_begin_beside(struct new_folder *folder);
+
+/* Close the folder so that a store can be opened, or made, at its temp_path; later, with that store
+ * closed, take it back. KM_EXISTS: somebody else has taken it in between. After an error it is
+ * removed by km__new_folder_end() if that is possible. */
+void km__new_folder_let_go(struct new_folder *folder);
+km_status km__new_folder_take_back(struct new_folder *folder);
+
 /* The files in it are synced: make their names durable, then give the folder its own. */
 km_status km__new_folder_publish(struct new_folder *folder);
+/* Instead: exchange it with the folder that is at `path`, whose LOCK is held by *old_lock_file. What
+ * was at `path` is removed by km__new_folder_end(), which lets go of that lock. KM_E_UNSUPPORTED;
+ * after another error both folders may be left. */
+km_status km__new_folder_exchange(struct new_folder *folder, struct os_file **old_lock_file);
 /* Remove the folder if it was not published. Any state that began zeroed is accepted. */
 void km__new_folder_end(struct new_folder *folder);
 
 /* 1 if the name is one that a backup or a restore makes in a store's folder, other than log/. */
 int km__new_folder_knows(const char *name);
+
+/* Look through a store's folder, or its log/: how many names there are, LOCK aside, and whether one
+ * of them is no store's. */
+km_status km__new_folder_survey(struct os *os, struct os_dir *dir, int is_log, uint32_t *out_count,
+                                int *out_is_foreign);
 
 /* ---- store_copy.c: copies of files, through one buffer */
 
@@ -77,6 +100,18 @@ km_status km__copy_file(struct copier *copier, struct os_dir *from, struct os_di
 km_status km__copy_failed(struct os *os, km_error *error, km_status rc, const char *name,
                           const char *what);
 
+/* ---- store_backup.c: a backup of a moment that has passed */
+
+struct backup_moment {
+    uint32_t head_number; /* the log's first segment then; the caller has it pinned */
+    uint64_t end;         /* where the log ended; what lies below is complete */
+    const uint8_t *maps;  /* what the backup's MAPS is to hold */
+    uint64_t maps_size;
+};
+
+km_status km__backup_moment(struct km_store *store, const struct backup_moment *moment,
+                            const char *path, const struct copier *progress, km_error *error);
+
 /* ---- store_inspect.c: a store that is not opened */
 
 struct store_look {
@@ -93,6 +128,8 @@ void km__look_close(struct store_look *look);
 
 km_status km__store_restore_with(struct os *os, const char *backup, const char *path,
                                  const struct copier *progress, km_error *error);
+km_status km__store_restore_in_place_with(struct os *os, const char *backup, const char *path,
+                                          const struct copier *progress, km_error *error);
 km_status km__store_inspect_with(struct os *os, const char *path, km_inspection *out,
                                  km_error *error);
 

@@ -9,10 +9,11 @@
 
 struct batch_entry {
     km_map *map;
-    uint8_t kind;
+    uint8_t kind; /* as that of a struct change */
     uint16_t key_size;
     uint32_t value_size;
-    size_t offset; /* of the key in data; the value follows */
+    size_t offset;   /* of the key in data; the value follows */
+    uint64_t number; /* of a put its expiry, of an expectation the version */
 };
 
 struct km_batch {
@@ -80,30 +81,34 @@ static km_status make_space(km_batch *batch, size_t bytes)
     return rc;
 }
 
-static km_status add(km_batch *batch, km_map *map, uint8_t kind, km_bytes key, km_bytes value)
+/* Bytes that an entry adds to the log. */
+static uint64_t log_size_of_entry(const struct batch_entry *entry)
 {
-    struct batch_entry *entry;
-    uint64_t log_size;
-    km_status rc = km__check_sizes(key, value);
+    int is_put = entry->kind == RECORD_PUT;
+    uint8_t flags = (uint8_t)((is_put && entry->map->order ? RECORD_HAS_ORDINAL : 0) |
+                              (is_put && entry->number ? RECORD_HAS_EXPIRY : 0));
 
-    if (rc)
-        return rc;
-    if (map->store != batch->store)
-        return KM_E_INVALID;
-    if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
-        return KM_E_DROPPED; /* relaxed: commit looks again, under the lock */
-    log_size = km__record_size(0, (uint32_t)value.size, (uint16_t)key.size);
-    if (batch->log_size + log_size > batch->store->batch_size_max)
+    return entry->kind == CHANGE_EXPECT
+               ? 0
+               : km__record_size(flags, entry->value_size, entry->key_size);
+}
+
+static km_status add(km_batch *batch, const struct batch_entry *entry, km_bytes key, km_bytes value)
+{
+    uint64_t log_size = log_size_of_entry(entry);
+    struct batch_entry *added;
+    km_status rc;
+
+    /* what is expected takes no room in the log, but memory */
+    if (batch->log_size + log_size > batch->store->batch_size_max ||
+        batch->data_size > batch->store->batch_size_max)
         return KM_E_TOO_BIG;
     rc = make_space(batch, key.size + value.size);
     if (rc)
         return rc;
-    entry = &batch->entries[batch->count++];
-    entry->map = map;
-    entry->kind = kind;
-    entry->key_size = (uint16_t)key.size;
-    entry->value_size = (uint32_t)value.size;
-    entry->offset = batch->data_size;
+    added = &batch->entries[batch->count++];
+    *added = *entry;
+    added->offset = batch->data_size;
     if (key.size)
         memcpy(batch->data + batch->data_size, key.data, key.size);
     if (value.size)
@@ -113,18 +118,54 @@ static km_status add(km_batch *batch, km_map *map, uint8_t kind, km_bytes key, k
     return KM_OK;
 }
 
+static km_status check_and_add(km_batch *batch, struct batch_entry *entry, km_bytes key,
+                               km_bytes value)
+{
+    km_status rc;
+
+    if (km__store_is_forked(batch->store))
+        return KM_E_FORKED;
+    rc = km__check_sizes(key, value);
+    if (rc)
+        return rc;
+    if (entry->map->store != batch->store)
+        return KM_E_INVALID;
+    if (atomic_load_explicit(&entry->map->dropped, memory_order_relaxed))
+        return KM_E_DROPPED; /* relaxed: commit looks again, under the lock */
+    entry->key_size = (uint16_t)key.size;
+    entry->value_size = (uint32_t)value.size;
+    return add(batch, entry, key, value);
+}
+
 km_status km_batch_put(km_batch *batch, km_map *map, km_bytes key, km_bytes value)
 {
-    return km__store_is_forked(batch->store) ? KM_E_FORKED
-                                             : add(batch, map, RECORD_PUT, key, value);
+    return km_batch_put_ttl(batch, map, key, value, 0);
+}
+
+km_status km_batch_put_ttl(km_batch *batch, km_map *map, km_bytes key, km_bytes value,
+                           uint64_t ttl_ms)
+{
+    struct batch_entry entry = {.map = map, .kind = RECORD_PUT};
+
+    if (ttl_ms && !km__store_is_forked(batch->store))
+        entry.number = km__expiry_after(batch->store, ttl_ms);
+    return check_and_add(batch, &entry, key, value);
 }
 
 km_status km_batch_del(km_batch *batch, km_map *map, km_bytes key)
 {
+    struct batch_entry entry = {.map = map, .kind = RECORD_DELETE};
     km_bytes none = {NULL, 0};
 
-    return km__store_is_forked(batch->store) ? KM_E_FORKED
-                                             : add(batch, map, RECORD_DELETE, key, none);
+    return check_and_add(batch, &entry, key, none);
+}
+
+km_status km_batch_expect(km_batch *batch, km_map *map, km_bytes key, km_position expected)
+{
+    struct batch_entry entry = {.map = map, .kind = CHANGE_EXPECT, .number = expected};
+    km_bytes none = {NULL, 0};
+
+    return check_and_add(batch, &entry, key, none);
 }
 
 static void fill_changes(const km_batch *batch, struct change *changes)
@@ -136,6 +177,14 @@ static void fill_changes(const km_batch *batch, struct change *changes)
         km_bytes value = {data + entry->key_size, entry->value_size};
 
         km__change_init(&changes[i], entry->map, entry->kind, key, value);
+        changes[i].is_lone = 0;
+        if (entry->kind == CHANGE_EXPECT) {
+            changes[i].condition = KM_IF_VERSION;
+            changes[i].expected = entry->number;
+            continue;
+        }
+        if (entry->kind == RECORD_PUT)
+            km__change_expire(&changes[i], entry->number);
         km__change_sum(&changes[i]);
     }
 }
@@ -151,7 +200,7 @@ km_status km_batch_commit(km_batch *batch, km_write *write)
 
     if (!rc)
         rc = km__check_write(write, none, none);
-    if (!rc && write && write->previous)
+    if (!rc && write && (write->previous || write->condition || write->ttl_ms))
         rc = KM_E_INVALID;
     if (rc)
         return rc;
@@ -166,7 +215,7 @@ km_status km_batch_commit(km_batch *batch, km_write *write)
     if (!changes)
         return KM_E_NO_MEMORY;
     fill_changes(batch, changes);
-    rc = km__commit_unit(store, changes, batch->count, NULL, NULL, &position);
+    rc = km__commit_unit(store, changes, batch->count, NULL, &position);
     km__release(store->allocator, changes, batch->count * sizeof(*changes));
     if (rc == KM_NOT_FOUND)
         rc = KM_OK; /* a batch of one delete of a key that is not there: nothing is logged */

@@ -14,82 +14,100 @@
 
 /* ---- writing ----------------------------------------------------------------------------- */
 
-static int is_told(const struct km_store *store, const km_map *map)
-{
-    uint64_t head = km__position(km__log_head_number(store->log), SEGMENT_HEADER_SIZE);
+/* Of a log from `head` to `position`. */
+struct catalogue_span {
+    uint64_t head, position;
+};
 
-    return map && (!map->dropped_position || map->dropped_position >= head);
+static int is_told(const km_map *map, const struct catalogue_span *span)
+{
+    return map && map->created < span->position &&
+           (!map->dropped_position || map->dropped_position >= span->head);
 }
 
-static uint64_t table_size_of(const struct km_store *store, uint32_t *out_count)
+static void measure_table(const struct km_store *store, const struct catalogue_span *span,
+                          struct catalogue_header *header)
 {
-    uint64_t size = 0;
-
-    *out_count = 0;
     for (uint32_t id = 0; id < store->id_count; id++) {
         const km_map *map = store->by_id[id];
 
-        if (!is_told(store, map))
+        if (map && map->created >= span->position && id < header->next_map_id)
+            header->next_map_id = id; /* ids grow with time */
+        if (!is_told(map, span))
             continue;
-        size += km__catalogue_entry_size((uint8_t)map->name_size);
-        ++*out_count;
+        header->table_size += km__catalogue_entry_size((uint8_t)map->name_size);
+        header->map_count++;
     }
-    return size;
 }
 
-static void encode_table(const struct km_store *store, uint8_t *table)
+static void encode_table(const struct km_store *store, const struct catalogue_span *span,
+                         uint8_t *table)
 {
     for (uint32_t id = 0; id < store->id_count; id++) {
         const km_map *map = store->by_id[id];
         struct catalogue_entry entry = {0};
 
-        if (!is_told(store, map))
+        if (!is_told(map, span))
             continue;
         entry.id = map->id;
         entry.kind = (uint8_t)map->kind;
         entry.name_size = (uint8_t)map->name_size;
         entry.created = map->created;
-        entry.dropped = map->dropped_position;
+        if (map->dropped_position < span->position)
+            entry.dropped = map->dropped_position;
         entry.name = map->name;
         table += km__catalogue_entry_encode(&entry, table);
     }
 }
 
-/* The whole file, as of now: nothing changes the catalogue meanwhile. */
-static km_status encode_catalogue(struct km_store *store, uint8_t **out_bytes, size_t *out_size,
-                                  uint64_t *out_position)
+/* The whole file. Under catalogue_lock. */
+static km_status encode_catalogue(struct km_store *store, const struct catalogue_span *span,
+                                  uint8_t **out_bytes, size_t *out_size)
 {
     struct catalogue_header header = {{0}, 0, 0, 0, 0, 0};
     uint8_t *bytes;
 
-    km__mutex_lock(&store->catalogue_lock);
-    header.position = km__log_complete(store->log);
-    *out_position = header.position;
+    header.position = span->position;
     header.next_map_id = store->id_count;
-    header.table_size = table_size_of(store, &header.map_count);
+    measure_table(store, span, &header);
     *out_size = CATALOGUE_HEADER_SIZE + (size_t)header.table_size;
     bytes = km__allocate(store->allocator, *out_size);
-    if (bytes) {
-        encode_table(store, bytes + CATALOGUE_HEADER_SIZE);
-        header.table_checksum = km__crc32c(0, bytes + CATALOGUE_HEADER_SIZE, header.table_size);
-        memcpy(header.store_id, store->identity.store_id, STORE_ID_SIZE);
-        km__catalogue_header_encode(&header, bytes);
-    }
-    km__mutex_unlock(&store->catalogue_lock);
     *out_bytes = bytes;
-    return bytes ? KM_OK : KM_E_NO_MEMORY;
+    if (!bytes)
+        return KM_E_NO_MEMORY;
+    encode_table(store, span, bytes + CATALOGUE_HEADER_SIZE);
+    header.table_checksum = km__crc32c(0, bytes + CATALOGUE_HEADER_SIZE, header.table_size);
+    memcpy(header.store_id, store->identity.store_id, STORE_ID_SIZE);
+    km__catalogue_header_encode(&header, bytes);
+    return KM_OK;
+}
+
+km_status km__catalogue_encode(struct km_store *store, uint64_t head, uint64_t position,
+                               uint8_t **out_bytes, size_t *out_size)
+{
+    struct catalogue_span span = {head, position};
+    km_status rc;
+
+    km__mutex_lock(&store->catalogue_lock); /* whoever logged a map record has entered it now */
+    rc = encode_catalogue(store, &span, out_bytes, out_size);
+    km__mutex_unlock(&store->catalogue_lock);
+    return rc;
 }
 
 km_status km__catalogue_write(struct km_store *store)
 {
+    struct catalogue_span span;
     uint8_t *bytes = NULL;
-    uint64_t position = 0;
     size_t size = 0;
     km_status rc;
 
     if (!store->dir)
         return KM_OK;
-    rc = encode_catalogue(store, &bytes, &size, &position);
+    km__mutex_lock(&store->catalogue_lock); /* nothing changes the catalogue meanwhile */
+    span.head = km__position(km__log_head_number(store->log), SEGMENT_HEADER_SIZE);
+    span.position = km__log_complete(store->log);
+    rc = encode_catalogue(store, &span, &bytes, &size);
+    km__mutex_unlock(&store->catalogue_lock);
     if (!rc) /* what it tells of must not be lost by a power cut that leaves MAPS */
         rc = km__log_sync(store->log);
     if (!rc)
@@ -97,7 +115,7 @@ km_status km__catalogue_write(struct km_store *store)
     if (!rc)
         rc = store->os->ops->sync_dir(store->dir);
     if (!rc)
-        store->keeper.maps_position = position;
+        store->keeper.maps_position = span.position;
     km__release(store->allocator, bytes, size);
     return rc;
 }
@@ -120,6 +138,7 @@ static km_status add_entries(struct km_store *store, uint64_t head,
 
     while (!rc && at < header->table_size) { /* ends: entries have a size */
         struct catalogue_entry entry;
+        struct map_birth birth;
         size_t size = 0;
         km_map *map;
 
@@ -127,10 +146,9 @@ static km_status add_entries(struct km_store *store, uint64_t head,
         at += size;
         if (rc || entry.created >= head || (entry.dropped && entry.dropped < head))
             continue; /* the log tells of it, or it is gone for good */
-        if (entry.kind != KM_HASH)
-            return KM_E_VERSION;
-        rc = km__maps_add(store, entry.id, km_bytes_of(entry.name, entry.name_size), entry.created,
-                          &map);
+        birth = (struct map_birth){entry.id, (km_map_kind)entry.kind,
+                                   km_bytes_of(entry.name, entry.name_size), entry.created};
+        rc = km__maps_add(store, &birth, &map);
     }
     return rc;
 }

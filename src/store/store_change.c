@@ -31,17 +31,34 @@ km_durability km__effective_durability(const struct km_store *store, const km_wr
 
 void km__change_init(struct change *change, km_map *map, uint8_t kind, km_bytes key, km_bytes value)
 {
+    static const struct change empty;
+
+    *change = empty;
     change->map = map;
     change->kind = kind;
+    change->flags = map->order && kind == RECORD_PUT ? RECORD_HAS_ORDINAL : 0;
     change->key = key.data;
     change->key_size = (uint16_t)key.size;
     change->value = value.data;
     change->value_size = (uint32_t)value.size;
+    change->is_lone = 1;
     change->hash = km__hash_key(&map->store->secret, key.data, key.size);
-    change->log_size = km__record_size(0, change->value_size, change->key_size);
-    change->payload_crc = 0;
-    change->has_placeholder = 0;
-    change->is_superseded = 0;
+    change->log_size = km__record_size(change->flags, change->value_size, change->key_size);
+}
+
+void km__change_expire(struct change *change, uint64_t expiry)
+{
+    change->expiry = expiry;
+    change->flags = (uint8_t)(expiry ? change->flags | RECORD_HAS_EXPIRY
+                                     : change->flags & ~RECORD_HAS_EXPIRY);
+    change->log_size = km__record_size(change->flags, change->value_size, change->key_size);
+}
+
+uint64_t km__expiry_after(const struct km_store *store, uint64_t ttl_ms)
+{
+    uint64_t now_ms = ttl_ms ? km__store_clock(store) : 0;
+
+    return now_ms + ttl_ms < now_ms ? UINT64_MAX : now_ms + ttl_ms;
 }
 
 void km__change_sum(struct change *change)
@@ -51,41 +68,23 @@ void km__change_sum(struct change *change)
 }
 
 uint64_t km__write_change(struct km_store *store, const struct log_space *space, uint64_t offset,
-                          const struct change *change, uint8_t flags)
+                          struct change *change, uint8_t flags)
 {
     struct log_payload payload = {change->value, change->key, change->payload_crc};
     struct record record = {0};
 
+    if (change->has_order_room) {
+        change->ordinal = km__order_take(change->map->order);
+        change->has_order_room = 0;
+    }
     record.kind = change->kind;
-    record.flags = flags;
+    record.flags = (uint8_t)(change->flags | flags);
     record.map = change->map->id;
     record.key_size = change->key_size;
     record.value_size = change->value_size;
+    record.ordinal = change->ordinal;
+    record.expiry = change->expiry;
     return km__log_write_record(store->log, space, offset, &record, &payload);
-}
-
-static uint64_t log_size_of(const struct log_record *record)
-{
-    return km__record_size(record->flags, record->value_size, record->key_size);
-}
-
-void km__note_found(struct change *change, const struct found *found)
-{
-    change->old_ref = found->ref;
-    change->old_size = found->ref ? log_size_of(&found->record) : 0;
-}
-
-void km__publish_change(const struct change *change, uint64_t placeholder, uint64_t position)
-{
-    struct hash_index *index = change->map->index;
-    uint64_t old_ref = change->old_ref;
-
-    if (change->kind == RECORD_PUT) {
-        km__hash_replace(index, change->hash, old_ref ? old_ref : placeholder,
-                         km__log_ref(position), (int64_t)(change->log_size - change->old_size));
-    } else if (old_ref) {
-        km__hash_remove(index, change->hash, old_ref, change->old_size);
-    }
 }
 
 /* ---- room -------------------------------------------------------------------------------- */
@@ -107,7 +106,7 @@ km_status km__wait_room(struct km_store *store, uint64_t size, enum log_class cl
 /* ---- one change -------------------------------------------------------------------------- */
 
 struct single {
-    struct change change;
+    struct change *change;
     struct log_space space;
     struct found found;
     km_buffer *previous;
@@ -116,62 +115,60 @@ struct single {
 /* With the partition locked: everything that can fail. */
 static km_status prepare_single(struct km_store *store, struct single *single)
 {
-    struct change *change = &single->change;
-    km_bytes key = {change->key, change->key_size};
-    km_status rc;
+    struct change *change = single->change;
+    km_status rc = km__prepare_change(change, km__placeholder(0), &store->source, &single->found);
 
-    if (atomic_load_explicit(&change->map->dropped, memory_order_relaxed))
-        return KM_E_DROPPED; /* relaxed: set under this lock */
-    rc = km__load_locked(change->map, change->hash);
     if (rc)
         return rc;
-    rc = km__find(store, change->map->index, change->hash, key, &single->found);
-    if (rc && (rc != KM_NOT_FOUND || change->kind == RECORD_DELETE))
-        return rc;
-    km__note_found(change, &single->found);
-    if (rc == KM_OK && single->previous)
+    if (single->previous && change->existed)
         rc = km__buffer_reserve(single->previous, single->found.record.value_size);
-    else if (rc == KM_NOT_FOUND)
-        rc = km__hash_reserve(change->map->index, change->hash, km__placeholder(0), &store->source);
+    if (!rc)
+        rc = km__log_reserve(store->log, change->log_size,
+                             change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT,
+                             &single->space);
     if (rc)
-        return rc;
-    rc = km__log_reserve(store->log, change->log_size,
-                         change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT,
-                         &single->space);
-    if (rc && !single->found.ref)
-        km__hash_remove(change->map->index, change->hash, km__placeholder(0), 0);
+        km__unprepare_change(change, km__placeholder(0));
     return rc;
 }
 
-static void copy_previous(const struct single *single)
+/* Still inside the epoch: the old record stays where it is. After KM_OK there is room already. */
+static km_status copy_previous(const struct single *single)
 {
-    if (!single->previous)
-        return;
-    single->previous->size = single->found.ref ? single->found.record.value_size : 0;
-    if (single->previous->size)
-        memcpy(single->previous->data, single->found.record.value, single->previous->size);
+    const struct log_record *record = &single->found.record;
+
+    if (!single->change->existed)
+        return km__copy_to_buffer(single->previous, NULL, 0);
+    return km__copy_to_buffer(single->previous, record->value, record->value_size);
 }
 
 static km_status try_single(struct km_store *store, struct single *single)
 {
-    struct change *change = &single->change;
+    struct change *change = single->change;
     struct mutex *lock = km__hash_partition_lock(change->map->index,
                                                  km__hash_partition(change->hash));
-    km_status rc;
+    uint32_t slot;
+    km_status rc, copied;
 
     km__epoch_enter();
-    km__hash_prefetch(change->map->index, change->hash);
+    if (change->map->tree)
+        km__sorted_prefetch(change->map->tree, km_bytes_of(change->key, change->key_size));
+    else
+        km__hash_prefetch(change->map->index, change->hash);
     km__change_sum(change); /* while the line of the index is on its way */
     km__mutex_lock(lock);
+    slot = km__gate_enter(&store->snapshots.gate);
     rc = prepare_single(store, single);
     if (!rc) {
         km__write_change(store, &single->space, 0, change, 0);
         km__publish_change(change, km__placeholder(0), single->space.position);
     }
+    km__gate_leave(&store->snapshots.gate, slot);
     km__mutex_unlock(lock);
-    if (!rc) {
+    if (!rc)
         km__log_finish(store->log, &single->space);
-        copy_previous(single); /* still inside the epoch: the old record stays where it is */
+    if (single->previous && (rc == KM_OK || rc == KM_EXISTS)) {
+        copied = copy_previous(single);
+        rc = copied ? copied : rc;
     }
     km__epoch_leave();
     return rc;
@@ -179,30 +176,24 @@ static km_status try_single(struct km_store *store, struct single *single)
 
 static KM_NOINLINE km_status change_large(struct km_store *store, struct single *single)
 {
-    uint64_t position = 0;
-    int existed = 0;
+    struct change *change = single->change;
     km_status rc;
 
-    if (single->change.kind == RECORD_DELETE) {
-        km_bytes key = {single->change.key, single->change.key_size};
-
-        rc = km_contains(single->change.map, key);
+    if (change->kind == RECORD_DELETE && !change->is_of_expired && change->condition == KM_IF_ANY) {
+        rc = km_contains(change->map, km_bytes_of(change->key, change->key_size));
         if (rc)
             return rc; /* not there: no need to make a segment for it */
     }
     if (km__epoch_ongoing())
         return KM_WOULD_BLOCK; /* it writes to its file first */
-    km__change_sum(&single->change);
-    rc = km__commit_unit(store, &single->change, 1, single->previous, &existed, &position);
-    single->found.ref = (uint64_t)existed;
-    single->space.position = position;
-    return rc;
+    km__change_sum(change);
+    return km__commit_unit(store, change, 1, single->previous, &single->space.position);
 }
 
 static km_status change_single(struct km_store *store, struct single *single)
 {
-    uint64_t size = single->change.log_size;
-    enum log_class class = single->change.kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
+    uint64_t size = single->change->log_size;
+    enum log_class class = single->change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
     km_status rc;
 
     for (;;) { /* ends when there is room, or none to be had */
@@ -216,6 +207,8 @@ static km_status change_single(struct km_store *store, struct single *single)
             return rc;
     }
 }
+
+/* ---- what callers pass ------------------------------------------------------------------- */
 
 /* The previous value is put into a buffer while value and key are still needed. */
 static int overlaps(const km_buffer *buffer, km_bytes bytes)
@@ -231,50 +224,77 @@ km_status km__check_write(const km_write *write, km_bytes key, km_bytes value)
     if (!write)
         return KM_OK;
     if (write->struct_size < sizeof(km_write) || (int)write->durability < KM_DURABLE_DEFAULT ||
-        write->durability > KM_DURABLE_POWER)
+        write->durability > KM_DURABLE_POWER || (int)write->condition < KM_IF_ANY ||
+        write->condition > KM_IF_VERSION)
         return KM_E_INVALID;
     if (write->previous && (overlaps(write->previous, key) || overlaps(write->previous, value)))
         return KM_E_INVALID;
     return KM_OK;
 }
 
-static km_status change_key(km_map *map, uint8_t kind, km_bytes key, km_bytes value,
-                            km_write *write)
+km_status km__check_key_change(const km_map *map, km_bytes key, km_bytes value,
+                               const km_write *write)
 {
-    struct km_store *store = map->store;
-    struct single single;
-    km_durability durability;
     km_status rc = km__check_sizes(key, value);
 
     if (!rc)
         rc = km__check_write(write, key, value);
-    if (!rc)
-        rc = km__check_writable(store);
-    if (rc)
-        return rc;
-    durability = km__effective_durability(store, write);
+    return rc ? rc : km__check_writable(map->store);
+}
+
+km_status km__change_key(struct change *change, km_write *write)
+{
+    struct km_store *store = change->map->store;
+    km_durability durability = km__effective_durability(store, write);
+    struct single single = {.change = change, .previous = write ? write->previous : NULL};
+    km_status rc;
+
     if (durability == KM_DURABLE_POWER && km__epoch_ongoing())
         return KM_WOULD_BLOCK;
-    km__change_init(&single.change, map, kind, key, value);
-    single.previous = write ? write->previous : NULL;
     rc = change_single(store, &single);
     if (!rc && durability == KM_DURABLE_POWER)
         rc = km__log_wait_durable(store->log, single.space.position + 1);
     if (!rc && write) {
-        write->existed = single.found.ref != 0;
+        write->existed = change->existed;
         write->position = single.space.position;
     }
     return rc;
 }
 
+km_status km__put_if(km_map *map, km_bytes key, km_bytes value, km_condition condition,
+                     km_position expected, km_write *write)
+{
+    struct change change;
+    km_status rc = km__check_key_change(map, key, value, write);
+
+    if (rc)
+        return rc;
+    km__change_init(&change, map, RECORD_PUT, key, value);
+    change.condition = condition;
+    change.expected = expected;
+    if (KM_UNLIKELY(write && write->ttl_ms))
+        km__change_expire(&change, km__expiry_after(map->store, write->ttl_ms));
+    return km__change_key(&change, write);
+}
+
 km_status km_put(km_map *map, km_bytes key, km_bytes value, km_write *write)
 {
-    return change_key(map, RECORD_PUT, key, value, write);
+    return km__put_if(map, key, value, write ? write->condition : KM_IF_ANY,
+                      write ? write->expected : 0, write);
 }
 
 km_status km_del(km_map *map, km_bytes key, km_write *write)
 {
     km_bytes none = {NULL, 0};
+    struct change change;
+    km_status rc = km__check_key_change(map, key, none, write);
 
-    return change_key(map, RECORD_DELETE, key, none, write);
+    if (rc)
+        return rc;
+    km__change_init(&change, map, RECORD_DELETE, key, none);
+    if (write) {
+        change.condition = write->condition;
+        change.expected = write->expected;
+    }
+    return km__change_key(&change, write);
 }

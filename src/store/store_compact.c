@@ -34,7 +34,7 @@ uint64_t km__live_bytes(struct km_store *store)
         const km_map *map = km__maps_by_id(store, (uint16_t)id);
 
         if (map)
-            bytes += km__hash_weight(map->index);
+            bytes += km__map_weight(map);
     }
     return bytes;
 }

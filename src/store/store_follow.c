@@ -36,16 +36,18 @@ int km__follow_is_watched(const struct km_store *store)
 
 /* ---- applying ---------------------------------------------------------------------------- */
 
-static km_status apply_created(struct km_store *store, const struct record *record, km_bytes name,
-                               uint64_t position)
+static km_status apply_created(struct km_store *store, const struct record *record,
+                               const uint8_t *value, uint64_t position)
 {
+    struct map_birth birth = {record->map, (km_map_kind)value[0],
+                              km_bytes_of(value + record->value_size, record->key_size), position};
     km_map *map;
     km_status rc;
 
     if (store->by_id[record->map])
         return KM_OK; /* the catalogue had it already */
     km__mutex_lock(&store->catalogue_lock);
-    rc = km__maps_add(store, record->map, name, position, &map);
+    rc = km__maps_add(store, &birth, &map);
     km__mutex_unlock(&store->catalogue_lock);
     return rc;
 }
@@ -58,8 +60,7 @@ static km_status apply_to_map(km_map *map, const struct record *record, uint64_t
     km__maps_lock_partitions(map);
     if (is_drop) /* release: pairs with check_readable() */
         atomic_store_explicit(&map->dropped, 1, memory_order_release);
-    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
-        km__hash_clear_partition(map->index, i);
+    km__empty_map(map);
     km__maps_unlock_partitions(map);
     if (is_drop && !map->dropped_position) {
         map->dropped_position = position;
@@ -69,18 +70,37 @@ static km_status apply_to_map(km_map *map, const struct record *record, uint64_t
     return KM_OK;
 }
 
+static km_status apply_removed_range(km_map *map, uint64_t position)
+{
+    struct log_record record;
+    struct key_range range;
+    uint64_t count;
+    km_status rc;
+
+    if (!km__log_record_at(map->store->view, km__log_ref(position), &record) || !map->tree ||
+        km__range_of_record(&record, &range))
+        return KM_E_CORRUPT;
+    km__maps_lock_partitions(map);
+    rc = km__remove_range(map, &range, 0, 1, &count);
+    km__maps_unlock_partitions(map);
+    return rc;
+}
+
 static km_status apply_key(km_map *map, const struct log_item *item)
 {
-    const uint8_t *value = item->bytes + km__record_payload_offset(item->record.flags);
-    uint64_t hash = km__hash_key(&map->store->secret, value + item->record.value_size,
-                                 item->record.key_size);
+    const struct record *record = &item->record;
+    const uint8_t *value = item->bytes + km__record_payload_offset(record->flags);
+    uint64_t hash = km__hash_key(&map->store->secret, value + record->value_size, record->key_size);
+    struct logged logged = {map, hash, km__log_ref(item->position),
+                            km__record_size(record->flags, record->value_size, record->key_size),
+                            record->kind};
     struct mutex *lock = km__hash_partition_lock(map->index, km__hash_partition(hash));
     km_status rc;
 
     km__mutex_lock(lock);
     rc = km__load_locked(map, hash);
     if (!rc)
-        rc = km__apply_record(map->store, map->index, item, hash);
+        rc = km__apply_record(&logged);
     km__mutex_unlock(lock);
     if (rc != KM_WOULD_BLOCK)
         return rc;
@@ -100,14 +120,16 @@ static km_status apply_followed(void *context, const struct record *record, cons
     if (record->kind == RECORD_MARK || record->kind == RECORD_PADDING)
         return KM_OK;
     if (record->kind == RECORD_MAP_CREATED)
-        return apply_created(store, record,
-                             km_bytes_of(value + record->value_size, record->key_size), position);
+        return apply_created(store, record, value, position);
     if (!map)
         return KM_E_CORRUPT;
     km__epoch_enter();
-    rc = record->kind == RECORD_PUT || record->kind == RECORD_DELETE
-             ? apply_key(map, &item)
-             : apply_to_map(map, record, position);
+    if (record->kind == RECORD_PUT || record->kind == RECORD_DELETE)
+        rc = apply_key(map, &item);
+    else if (record->kind == RECORD_RANGE_DELETED)
+        rc = apply_removed_range(map, position);
+    else
+        rc = apply_to_map(map, record, position);
     km__epoch_leave();
     return rc;
 }
@@ -174,10 +196,13 @@ static void run_follower(void *context)
         moved = 0;
         if (km__store_broken(store) == KM_OK)
             km__ignore(km__follow_some(store, &moved), "told to every reader");
-        if (moved || !km__image_load_some(store, 64))
+        if (moved || !km__image_load_some(store, 64)) {
             km__eventcount_cancel(&follower->event);
-        else
-            km__eventcount_wait(&follower->event, ticket, FOLLOW_INTERVAL_NS);
+            continue;
+        }
+        if (follower->idle_rounds == 0)
+            km__tidy_orders(store);
+        km__eventcount_wait(&follower->event, ticket, FOLLOW_INTERVAL_NS);
     }
 }
 

@@ -2,47 +2,39 @@
  *
  * store_image_load.c -- open with an index image: its table is read, its nodes are entered, and the
  * lines of a node are copied from the mapped file when the node is touched first, or by the keeper
- * in the background. So an open takes no longer for more keys.
+ * in the background. So an open takes no longer for more keys of a KM_HASH map. Orders and trees
+ * are entered at once (store_image_ordered.c).
  *
  * I1. Whatever is wrong with an image, it is not used, and the whole log is replayed instead. What
  *     shows only when a node is touched is mended then (store_mend.c).
  * I2. Lines are believed after their checksum was right and every reference in them leads into a
  *     segment of the log.
  */
-#include "store/store_internal.h"
+#include "store/store_image_internal.h"
 
 #include <stdio.h>
 
-#include "format/catalogue.h"
-#include "format/image.h"
-
-struct image_reader {
-    struct km_store *store;
-    struct image_header header;
-    struct image_table table; /* where its parts are */
-    const uint8_t *bytes;     /* the whole file */
-    uint64_t size;
-    struct hash_image_node *nodes; /* of one map */
-    uint64_t node_number;          /* of the next node */
-    uint64_t line_offset;          /* of the next node's lines */
-};
-
 /* ---- loading a node ---------------------------------------------------------------------- */
 
-static int leads_into_log(const struct km_store *store, uint64_t slot)
+int km__image_ref_is_sound(const struct km_store *store, uint64_t ref)
 {
-    uint64_t ref = slot & HASH_REF_MASK;
     const struct log_slot *log_slot;
 
-    if (!ref)
-        return 1;
-    if (ref >= LOG_PLACEHOLDER_BASE)
+    if (ref == 0 || ref >= LOG_PLACEHOLDER_BASE)
         return 0;
     log_slot = km__log_slot_of(store->view, ref);
     /* relaxed: the segments of an image were mapped before its nodes were entered */
     return atomic_load_explicit(&log_slot->base, memory_order_relaxed) != 0 &&
+           km__log_offset_of(ref) >= SEGMENT_HEADER_SIZE &&
            km__log_offset_of(ref) + RECORD_HEADER_SIZE <=
                (uint64_t)log_slot->units * RECORD_ALIGNMENT;
+}
+
+static int slot_is_sound(const struct km_store *store, uint64_t slot)
+{
+    uint64_t ref = slot & HASH_REF_MASK;
+
+    return ref == 0 || km__image_ref_is_sound(store, ref);
 }
 
 static km_status load_image_lines(void *context, uint64_t number, uint64_t *lines,
@@ -55,7 +47,7 @@ static km_status load_image_lines(void *context, uint64_t number, uint64_t *line
 
     for (size_t i = 0; is_sound && i < slot_count; i++) {
         lines[i] = km__load64(from + 8 * i);
-        is_sound = leads_into_log(store, lines[i]);
+        is_sound = slot_is_sound(store, lines[i]);
     }
     return is_sound ? KM_OK : KM_E_CORRUPT;
 }
@@ -67,10 +59,10 @@ static void take_node(struct image_reader *reader, const struct image_node *entr
 {
     struct image *image = &reader->store->image;
 
-    image->line_offsets[reader->node_number] = reader->line_offset;
-    image->checksums[reader->node_number] = entry->checksum;
-    reader->node_number++;
-    reader->line_offset += km__image_lines_size(entry);
+    image->line_offsets[reader->number] = reader->data_offset;
+    image->checksums[reader->number] = entry->checksum;
+    reader->number++;
+    reader->data_offset += km__image_lines_size(entry);
     out->prefix = entry->prefix;
     out->weight = entry->weight;
     out->count = entry->count;
@@ -85,12 +77,12 @@ static km_status enter_nodes(struct image_reader *reader, km_map *map, uint64_t 
 {
     const uint8_t *entries = reader->bytes + reader->header.table_offset +
                              reader->table.nodes_offset;
-    uint64_t first = reader->node_number;
+    uint64_t first = reader->number;
     struct image_node entry;
     km_status rc = KM_OK;
 
     for (uint64_t i = 0; !rc && i < count; i++) {
-        rc = km__image_node_decode(entries + reader->node_number * IMAGE_NODE_SIZE, &entry);
+        rc = km__image_node_decode(entries + reader->number * IMAGE_NODE_SIZE, &entry);
         if (!rc)
             take_node(reader, &entry, &reader->nodes[i]);
     }
@@ -99,7 +91,16 @@ static km_status enter_nodes(struct image_reader *reader, km_map *map, uint64_t 
                                 &reader->store->image.source);
 }
 
-static km_status enter_maps(struct image_reader *reader)
+static km_status counts_of(const struct image_reader *reader, uint32_t map_index,
+                           struct image_counts *out)
+{
+    return km__image_counts_decode(reader->bytes + reader->header.table_offset +
+                                       reader->table.counts_offset +
+                                       (uint64_t)map_index * IMAGE_COUNTS_SIZE,
+                                   out);
+}
+
+static km_status make_maps(struct image_reader *reader)
 {
     const uint8_t *table = reader->bytes + reader->header.table_offset;
     uint64_t at = 0;
@@ -107,24 +108,82 @@ static km_status enter_maps(struct image_reader *reader)
 
     for (uint32_t i = 0; !rc && i < reader->header.map_count; i++) {
         struct catalogue_entry entry;
-        km_map *map = NULL;
+        struct map_birth birth;
         size_t size = 0;
 
         rc = km__catalogue_entry_decode(table + at, reader->table.maps_size - at, &entry, &size);
+        if (rc)
+            break;
         at += size;
-        if (!rc && entry.kind != KM_HASH)
-            rc = KM_E_VERSION;
-        if (!rc)
-            rc = km__maps_add(reader->store, entry.id, km_bytes_of(entry.name, entry.name_size),
-                              entry.created, &map);
-        if (!rc)
-            rc = enter_nodes(
-                reader, map,
-                km__load64(table + reader->table.counts_offset + (uint64_t)i * IMAGE_COUNT_SIZE));
+        birth = (struct map_birth){entry.id, (km_map_kind)entry.kind,
+                                   km_bytes_of(entry.name, entry.name_size), entry.created};
+        rc = km__maps_add(reader->store, &birth, &reader->maps[i]);
     }
     if (!rc)
         km__maps_use_ids(reader->store, reader->header.next_map_id);
     return rc;
+}
+
+/* What one map has of one part of the image. */
+typedef km_status (*enter_fn)(struct image_reader *reader, km_map *map,
+                              const struct image_counts *counts);
+
+static km_status enter_for_all(struct image_reader *reader, enter_fn enter)
+{
+    km_status rc = KM_OK;
+
+    for (uint32_t i = 0; !rc && i < reader->header.map_count; i++) {
+        struct image_counts counts;
+
+        rc = counts_of(reader, i, &counts);
+        if (!rc)
+            rc = enter(reader, reader->maps[i], &counts);
+    }
+    return rc;
+}
+
+static km_status enter_image_map(struct image_reader *reader, km_map *map,
+                                 const struct image_counts *counts)
+{
+    /* relaxed: nobody else is there yet */
+    atomic_store_explicit(&map->has_expiry, counts->has_expiry, memory_order_relaxed);
+    return map->kind == KM_SORTED ? KM_OK : enter_nodes(reader, map, counts->node_count);
+}
+
+static km_status enter_order(struct image_reader *reader, km_map *map,
+                             const struct image_counts *counts)
+{
+    return map->kind == KM_INSERTION ? km__image_enter_order(reader, map, counts) : KM_OK;
+}
+
+static km_status enter_tree(struct image_reader *reader, km_map *map,
+                            const struct image_counts *counts)
+{
+    return map->kind == KM_SORTED ? km__image_enter_tree(reader, map, counts) : KM_OK;
+}
+
+/* Part by part, as their data lie in the file. */
+static km_status enter_maps(struct image_reader *reader)
+{
+    km_status rc = make_maps(reader);
+
+    if (!rc)
+        rc = enter_for_all(reader, enter_image_map);
+    if (!rc)
+        rc = enter_for_all(reader, enter_order);
+    if (!rc)
+        rc = enter_for_all(reader, enter_tree);
+    return rc;
+}
+
+static uint64_t reader_maps_bytes(const struct image_reader *reader)
+{
+    return (reader->header.map_count + UINT64_C(1)) * sizeof(km_map *);
+}
+
+static uint64_t reader_nodes_bytes(const struct image_reader *reader)
+{
+    return (reader->header.node_count + 1) * sizeof(struct hash_image_node);
 }
 
 static km_status allocate_tables(struct image_reader *reader)
@@ -136,8 +195,11 @@ static km_status allocate_tables(struct image_reader *reader)
     image->node_count = count;
     image->line_offsets = km__allocate(allocator, (count + 1) * sizeof(*image->line_offsets));
     image->checksums = km__allocate(allocator, (count + 1) * sizeof(*image->checksums));
-    reader->nodes = km__allocate(allocator, (count + 1) * sizeof(*reader->nodes));
-    return image->line_offsets && image->checksums && reader->nodes ? KM_OK : KM_E_NO_MEMORY;
+    reader->nodes = km__allocate(allocator, reader_nodes_bytes(reader));
+    reader->maps = km__allocate(allocator, reader_maps_bytes(reader));
+    return image->line_offsets && image->checksums && reader->nodes && reader->maps
+               ? KM_OK
+               : KM_E_NO_MEMORY;
 }
 
 /* ---- the file ---------------------------------------------------------------------------- */
@@ -201,7 +263,7 @@ static km_status use_image(struct image_reader *reader, struct os_file *file, ui
         rc = fit_to_log(reader, head, out_index);
     if (!rc)
         rc = allocate_tables(reader);
-    reader->line_offset = IMAGE_HEADER_SIZE;
+    reader->data_offset = IMAGE_HEADER_SIZE;
     return rc ? rc : enter_maps(reader);
 }
 
@@ -232,8 +294,8 @@ km_status km__image_load(struct km_store *store, uint64_t head, uint32_t *out_in
     if (!rc)
         rc = use_image(&reader, file, head, &index);
     store->os->ops->close_file(file);
-    km__release(store->allocator, reader.nodes,
-                (reader.header.node_count + 1) * sizeof(*reader.nodes));
+    km__release(store->allocator, reader.nodes, reader_nodes_bytes(&reader));
+    km__release(store->allocator, reader.maps, reader_maps_bytes(&reader));
     if (rc) {
         note_unused(store, rc);
         km__image_close(store);

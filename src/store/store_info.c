@@ -2,7 +2,7 @@
  *
  * store_info.c -- durability calls and statistics.
  */
-#include "store/store_internal.h"
+#include "store/store_view.h"
 
 km_status km_wait_durable(km_store *store, km_position position)
 {
@@ -38,10 +38,24 @@ static void add_map_stats(struct km_store *store, km_stats *stats)
         if (!map || atomic_load_explicit(&map->dropped, memory_order_acquire))
             continue; /* pairs with mark_dropped() */
         stats->map_count++;
-        stats->key_count += km__hash_count(map->index);
-        stats->index_bytes += km__hash_bytes(map->index);
-        stats->live_bytes += km__hash_weight(map->index);
+        stats->key_count += km__map_count(map);
+        stats->index_bytes += km__map_index_bytes(map);
+        stats->live_bytes += km__map_weight(map);
     }
+}
+
+static void add_snapshot_stats(struct km_store *store, km_stats *stats)
+{
+    struct snapshots *snapshots = &store->snapshots;
+    uint64_t now_ns = store->os->ops->now_ns(store->os);
+
+    km__mutex_lock(&snapshots->lock);
+    stats->snapshot_count = atomic_load_explicit(&snapshots->count, memory_order_relaxed);
+    if (snapshots->oldest)
+        stats->snapshot_age_ms = (now_ns - snapshots->oldest->taken_ns) / 1000000;
+    stats->snapshot_bytes = km__views_bytes(store);
+    km__mutex_unlock(&snapshots->lock);
+    stats->expired_count = atomic_load_explicit(&store->expired_count, memory_order_relaxed);
 }
 
 static void add_log_stats(const struct log_stats *log, km_stats *stats)
@@ -96,6 +110,7 @@ km_status km_store_stats(km_store *store, km_stats *stats)
     add_map_stats(store, &all);
     add_log_stats(&log, &all);
     add_upkeep_stats(store, &all);
+    add_snapshot_stats(store, &all);
     all.recovered_records = store->recovered_records;
     all.recovered_ns = store->recovered_ns;
     all.torn_bytes = store->torn_bytes;

@@ -238,6 +238,8 @@ static void run_keeper(void *context)
         if (!km__image_load_some(store, KEEPER_LOAD_NODES))
             continue;
         scrub_share(store);
+        km__expire_some(store);
+        km__tidy_orders(store);
         ticket = km__eventcount_prepare(&keeper->event);
         if (atomic_load_explicit(&keeper->stopping, memory_order_acquire))
             km__eventcount_cancel(&keeper->event);

@@ -5,10 +5,12 @@
  * I1. A map enters the table of names when its record is complete in the log, so that no change of
  *     it can lie before it.
  * I2. Ids are given out once in the life of a store: an old record never speaks of a new map.
- * I3. Drop and clear hold every partition of the map while their record takes its place in the
- *     log: each change of the map lies wholly before or after it, in the log and in memory.
+ * I3. Drop and clear, and the deletion of a range, hold every partition of the map while their
+ *     record takes its place in the log: each change of the map lies wholly before or after it, in
+ *     the log and in memory.
  */
 #include "store/store_internal.h"
+#include "store/store_view.h"
 
 /* ---- the two tables ---------------------------------------------------------------------- */
 
@@ -30,6 +32,14 @@ static void destroy_map(km_map *map)
 {
     const struct allocator *allocator = map->store->allocator;
 
+    while (map->newest_view) { /* ends: the list gets shorter */
+        struct map_view *view = map->newest_view;
+
+        map->newest_view = view->older;
+        km__view_destroy(view);
+    }
+    km__order_destroy(map->order);
+    km__sorted_destroy(map->tree);
     km__hash_index_destroy(map->index);
     km__release(allocator, map->name, map->name_size);
     km__release(allocator, map, sizeof(*map));
@@ -103,8 +113,22 @@ static km_map *find_name(struct km_store *store, km_bytes name)
     return map;
 }
 
-static km_status create_map(struct km_store *store, uint16_t id, km_bytes name, km_map_kind kind,
-                            km_map **out_map)
+/* The indexes that the map's kind wants. */
+static km_status create_map_indexes(km_map *map)
+{
+    struct km_store *store = map->store;
+    km_status rc = km__hash_index_create(store->allocator, store->pool, &store->reclaimer,
+                                         &map->index);
+
+    if (!rc && map->kind == KM_INSERTION)
+        rc = km__order_create(store->allocator, store->pool, &store->reclaimer, &map->order);
+    if (!rc && map->kind == KM_SORTED)
+        rc = km__sorted_create(store->allocator, store->pool, &store->reclaimer,
+                               &store->sorted_source, &map->tree);
+    return rc;
+}
+
+static km_status create_map(struct km_store *store, const struct map_birth *birth, km_map **out_map)
 {
     km_map *map = km__allocate(store->allocator, sizeof(*map));
     km_status rc = KM_E_NO_MEMORY;
@@ -112,17 +136,18 @@ static km_status create_map(struct km_store *store, uint16_t id, km_bytes name, 
     if (!map)
         return rc;
     map->store = store;
-    map->id = id;
-    map->kind = kind;
-    map->name_size = (uint16_t)name.size;
-    map->name = km__allocate(store->allocator, name.size);
+    map->id = birth->id;
+    map->kind = birth->kind;
+    map->created = birth->created;
+    map->name_size = (uint16_t)birth->name.size;
+    map->name = km__allocate(store->allocator, birth->name.size);
     if (map->name)
-        rc = km__hash_index_create(store->allocator, store->pool, &store->reclaimer, &map->index);
+        rc = create_map_indexes(map);
     if (rc) {
         destroy_map(map);
         return rc;
     }
-    memcpy(map->name, name.data, name.size);
+    memcpy(map->name, birth->name.data, birth->name.size);
     *out_map = map;
     return KM_OK;
 }
@@ -147,20 +172,19 @@ static void enter_map(km_map *map)
     km__mutex_unlock(&store->names_lock);
 }
 
-km_status km__maps_add(struct km_store *store, uint16_t id, km_bytes name, uint64_t created,
-                       km_map **out_map)
+km_status km__maps_add(struct km_store *store, const struct map_birth *birth, km_map **out_map)
 {
     km_status rc;
 
-    if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || id >= KM_MAP_COUNT_MAX ||
-        store->by_id[id] || find_name(store, name))
+    if (birth->name.size == 0 || birth->name.size > KM_MAP_NAME_SIZE_MAX ||
+        birth->id >= KM_MAP_COUNT_MAX || store->by_id[birth->id] || find_name(store, birth->name))
         return KM_E_CORRUPT; /* only a record of the log can ask for this */
-    rc = create_map(store, id, name, KM_HASH, out_map);
-    if (rc)
-        return rc;
-    (*out_map)->created = created;
-    enter_map(*out_map);
-    return KM_OK;
+    if ((int)birth->kind < KM_HASH || birth->kind > KM_SORTED)
+        return KM_E_VERSION;
+    rc = create_map(store, birth, out_map);
+    if (!rc)
+        enter_map(*out_map);
+    return rc;
 }
 
 void km__maps_use_ids(struct km_store *store, uint32_t count)
@@ -240,39 +264,44 @@ uint32_t km__maps_id_count(struct km_store *store)
 
 /* ---- logged changes of the catalogue ----------------------------------------------------- */
 
-struct map_change {
-    struct record record;
-    const void *key, *value;
-    struct log_space space;
-    void (*apply)(
-        km_map *map); /* with every partition locked; NULL: the map is new, nothing to lock */
-    km_map *map;
-};
-
 static uint64_t size_of_change(const struct record *record)
 {
     return km__record_size(0, record->value_size, record->key_size);
 }
 
-static km_status try_map_change(struct km_store *store, struct map_change *change)
+/* With the partitions locked and inside the gate, if there is a map to lock. */
+static km_status log_map_change(struct km_store *store, struct map_change *change)
 {
     const struct record *record = &change->record;
     enum log_class class = record->kind == RECORD_MAP_CREATED ? LOG_CLASS_PUT : LOG_CLASS_DELETE;
     struct log_payload payload = {change->value, change->key, 0};
-    km_status rc;
+    km_status rc = change->prepare ? change->prepare(change) : KM_OK;
 
+    if (rc)
+        return rc;
     payload.crc = km__record_payload_crc(change->value, record->value_size, change->key,
                                          record->key_size);
-    km__epoch_enter();
-    if (change->apply)
-        km__maps_lock_partitions(change->map);
     rc = km__log_reserve(store->log, size_of_change(record), class, &change->space);
-    if (!rc) {
-        km__log_write_record(store->log, &change->space, 0, record, &payload);
-        if (change->apply)
-            change->apply(change->map);
-    }
+    if (rc)
+        return rc;
+    km__log_write_record(store->log, &change->space, 0, record, &payload);
     if (change->apply)
+        change->apply(change);
+    return KM_OK;
+}
+
+static km_status try_map_change(struct km_store *store, struct map_change *change)
+{
+    uint32_t slot;
+    km_status rc;
+
+    km__epoch_enter();
+    if (change->map)
+        km__maps_lock_partitions(change->map);
+    slot = km__gate_enter(&store->snapshots.gate);
+    rc = log_map_change(store, change);
+    km__gate_leave(&store->snapshots.gate, slot);
+    if (change->map)
         km__maps_unlock_partitions(change->map);
     if (!rc)
         km__log_finish(store->log, &change->space);
@@ -310,8 +339,10 @@ static km_status lock_catalogue(struct km_store *store)
 static km_status create_locked(struct km_store *store, km_bytes name, km_map_kind kind,
                                km_map **out_map, uint64_t *out_position)
 {
-    struct map_change change = {{0}, NULL, NULL, {0}, NULL, NULL};
+    struct map_birth birth = {(uint16_t)store->id_count, kind, name, 0};
+    struct map_change change = {.value = NULL};
     uint8_t kind_byte = (uint8_t)kind;
+    km_map *map = NULL;
     km_status rc;
 
     *out_map = find_name(store, name);
@@ -319,7 +350,7 @@ static km_status create_locked(struct km_store *store, km_bytes name, km_map_kin
         return KM_EXISTS;
     if (store->id_count >= KM_MAP_COUNT_MAX)
         return KM_E_LIMIT;
-    rc = create_map(store, (uint16_t)store->id_count, name, kind, &change.map);
+    rc = create_map(store, &birth, &map);
     if (rc)
         return rc;
     change.record.kind = RECORD_MAP_CREATED;
@@ -327,15 +358,15 @@ static km_status create_locked(struct km_store *store, km_bytes name, km_map_kin
     change.record.value_size = 1;
     change.key = name.data;
     change.value = &kind_byte;
-    change.record.map = change.map->id;
+    change.record.map = map->id;
     rc = try_map_change(store, &change);
     if (rc) {
-        destroy_map(change.map);
+        destroy_map(map);
         return rc;
     }
-    change.map->created = change.space.position;
-    enter_map(change.map);
-    *out_map = change.map;
+    map->created = change.space.position;
+    enter_map(map);
+    *out_map = map;
     *out_position = change.space.position;
     return KM_OK;
 }
@@ -349,8 +380,8 @@ static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind
     if (name.size == 0 || name.size > KM_MAP_NAME_SIZE_MAX || !name.data ||
         kind < KM_KIND_DEFAULT || kind > KM_SORTED)
         return KM_E_INVALID;
-    if (kind != KM_KIND_DEFAULT && kind != KM_HASH)
-        return KM_E_UNSUPPORTED;
+    if (kind == KM_KIND_DEFAULT)
+        kind = KM_INSERTION;
     rc = check_change(store);
     if (rc)
         return rc;
@@ -358,7 +389,7 @@ static km_status create_or_find(km_store *store, km_bytes name, km_map_kind kind
         rc = lock_catalogue(store);
         if (rc)
             return rc;
-        rc = create_locked(store, name, KM_HASH, &map, &position);
+        rc = create_locked(store, name, kind, &map, &position);
         km__mutex_unlock(&store->catalogue_lock);
     } while (
         rc == KM_WOULD_BLOCK && !km__epoch_ongoing() &&
@@ -404,19 +435,7 @@ km_status km_map_open_or_create(km_store *store, km_bytes name, km_map_kind kind
     return rc == KM_EXISTS ? KM_OK : rc;
 }
 
-/* ---- drop and clear ---------------------------------------------------------------------- */
-
-static void clear_partitions(km_map *map)
-{
-    for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
-        km__hash_clear_partition(map->index, i);
-}
-
-static void mark_dropped(km_map *map)
-{
-    atomic_store_explicit(&map->dropped, 1, memory_order_release); /* pairs with check_readable() */
-    clear_partitions(map);
-}
+/* ---- changes of a whole map -------------------------------------------------------------- */
 
 /* Under catalogue_lock, which is not held while room is waited for: those who make room take it. */
 static km_status change_locked(struct map_change *change)
@@ -434,35 +453,79 @@ static km_status change_locked(struct map_change *change)
     return KM_OK;
 }
 
-static km_status change_map(km_map *map, uint8_t kind, void (*apply)(km_map *map))
+/* Nodes that wait in the index image cannot be kept for a snapshot: load them first. */
+static void load_all_nodes(km_map *map)
 {
+    struct hash_walk walk = {0};
+    int is_end = 0;
+    km_status rc = KM_OK;
+
+    while (!rc && !is_end && km__hash_not_loaded_count(map->index)) {
+        km__epoch_enter();
+        rc = km__hash_load_next(map->index, &walk, &is_end);
+        km__epoch_leave();
+    }
+}
+
+km_status km__map_change(struct map_change *change)
+{
+    km_map *map = change->map;
     struct km_store *store = map->store;
-    struct map_change change = {{0}, NULL, NULL, {0}, apply, map};
-    km_status rc = check_change(store);
+    km_status rc;
+
+    change->record.map = map->id;
+    do { /* ends when there is room, or none to be had */
+        if (km__hash_not_loaded_count(map->index))
+            load_all_nodes(map);
+        rc = lock_catalogue(store);
+        if (rc)
+            return rc;
+        rc = change_locked(change);
+        km__mutex_unlock(&store->catalogue_lock);
+    } while (rc == KM_WOULD_BLOCK && !km__epoch_ongoing() &&
+             !(rc = km__wait_room(store, size_of_change(&change->record), LOG_CLASS_DELETE)));
+    return rc;
+}
+
+/* ---- drop and clear ---------------------------------------------------------------------- */
+
+static km_status prepare_emptying(struct map_change *change)
+{
+    return km__view_prepare_freeze(change->map);
+}
+
+static void apply_clear(struct map_change *change)
+{
+    km__view_freeze(change->map);
+}
+
+static void apply_drop(struct map_change *change)
+{
+    /* pairs with check_readable() */
+    atomic_store_explicit(&change->map->dropped, 1, memory_order_release);
+    km__view_freeze(change->map);
+}
+
+static km_status empty_map(km_map *map, uint8_t kind, void (*apply)(struct map_change *change))
+{
+    struct map_change change = {.map = map, .prepare = prepare_emptying, .apply = apply};
+    km_status rc = check_change(map->store);
 
     if (rc)
         return rc;
     change.record.kind = kind;
-    change.record.map = map->id;
-    do { /* ends when there is room, or none to be had */
-        rc = lock_catalogue(store);
-        if (rc)
-            return rc;
-        rc = change_locked(&change);
-        km__mutex_unlock(&store->catalogue_lock);
-    } while (rc == KM_WOULD_BLOCK && !km__epoch_ongoing() &&
-             !(rc = km__wait_room(store, size_of_change(&change.record), LOG_CLASS_DELETE)));
-    return rc ? rc : wait_as_store(store, change.space.position);
+    rc = km__map_change(&change);
+    return rc ? rc : wait_as_store(map->store, change.space.position);
 }
 
 km_status km_map_drop(km_map *map)
 {
-    return change_map(map, RECORD_MAP_DROPPED, mark_dropped);
+    return empty_map(map, RECORD_MAP_DROPPED, apply_drop);
 }
 
 km_status km_map_clear(km_map *map)
 {
-    return change_map(map, RECORD_MAP_CLEARED, clear_partitions);
+    return empty_map(map, RECORD_MAP_CLEARED, apply_clear);
 }
 
 /* ---- list and count ---------------------------------------------------------------------- */
@@ -471,7 +534,7 @@ uint64_t km_count(const km_map *map)
 {
     if (km__store_is_forked(map->store))
         return 0;
-    return km__hash_count(map->index);
+    return km__map_count(map);
 }
 
 km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info),

@@ -3,8 +3,9 @@
  * store_mend.c -- what is done when the index image that a store was opened with turns out damaged:
  * the whole index is built anew from the log while calls wait.
  *
- * It happens at the first touch of a node, at any time after the open. The log itself is sound, or
- * the open would have failed where it read it, and what it did not read is verified here.
+ * It happens at the first touch of a node, at any time after the open. Orders and trees are read
+ * from the image at once, when the store is opened: they are not concerned. The log itself is
+ * sound, or the open would have failed where it read it, and what it did not read is verified here.
  *
  * I1. While it goes on every partition of every map is locked, so no change is between its record
  *     and the index, and the head stays where it is. Readers go on in the old index, where all that
@@ -59,34 +60,6 @@ km_status km__load_for_reader(const struct km_store *const_store, struct hash_in
 
 /* ---- building anew ----------------------------------------------------------------------- */
 
-km_status km__apply_record(struct km_store *store, struct hash_index *index,
-                           const struct log_item *item, uint64_t hash)
-{
-    const struct record *record = &item->record;
-    const uint8_t *value = item->bytes + km__record_payload_offset(record->flags);
-    km_bytes key = {value + record->value_size, record->key_size};
-    uint64_t ref = km__log_ref(item->position);
-    uint64_t size = km__record_size(record->flags, record->value_size, record->key_size);
-    uint64_t old_size = 0;
-    struct found found;
-    km_status rc = km__find(store, index, hash, key, &found);
-
-    if (rc == KM_OK)
-        old_size = km__record_size(found.record.flags, found.record.value_size,
-                                   found.record.key_size);
-    else if (rc != KM_NOT_FOUND)
-        return rc;
-    if (record->kind == RECORD_DELETE) {
-        if (found.ref)
-            km__hash_remove(index, hash, found.ref, old_size);
-        return KM_OK;
-    }
-    rc = found.ref ? KM_OK : km__hash_reserve(index, hash, ref, &store->source);
-    if (!rc)
-        km__hash_replace(index, hash, found.ref ? found.ref : ref, ref, (int64_t)(size - old_size));
-    return rc;
-}
-
 /* The new indexes, by map id; NULL where there is no map. */
 struct mend {
     struct km_store *store;
@@ -97,18 +70,23 @@ struct mend {
 static km_status mend_record(struct mend *mend, const struct log_item *item)
 {
     struct km_store *store = mend->store;
-    struct hash_index *index = item->record.map < mend->count ? mend->indexes[item->record.map]
-                                                              : NULL;
-    const uint8_t *key = item->bytes + km__record_payload_offset(item->record.flags) +
-                         item->record.value_size;
+    const struct record *record = &item->record;
+    struct hash_index *index = record->map < mend->count ? mend->indexes[record->map] : NULL;
+    const uint8_t *key = item->bytes + km__record_payload_offset(record->flags) +
+                         record->value_size;
+    struct logged logged = {
+        .ref = km__log_ref(item->position),
+        .size = km__record_size(record->flags, record->value_size, record->key_size),
+        .kind = record->kind};
 
     if (!index)
         return KM_OK;
-    switch (item->record.kind) {
+    switch (record->kind) {
     case RECORD_PUT:
     case RECORD_DELETE:
-        return km__apply_record(store, index, item,
-                                km__hash_key(&store->secret, key, item->record.key_size));
+        logged.map = store->by_id[record->map];
+        logged.hash = km__hash_key(&store->secret, key, record->key_size);
+        return km__apply_to_hash(&logged, index);
     case RECORD_MAP_CLEARED:
         for (uint32_t i = 0; i < HASH_PARTITION_COUNT; i++)
             km__hash_clear_partition(index, i);
@@ -152,7 +130,7 @@ static km_status create_indexes(struct mend *mend)
         const km_map *map = store->by_id[id];
 
         /* relaxed: set under catalogue_lock */
-        if (map && !atomic_load_explicit(&map->dropped, memory_order_relaxed))
+        if (map && !map->tree && !atomic_load_explicit(&map->dropped, memory_order_relaxed))
             rc = km__hash_index_create(store->allocator, store->pool, &store->reclaimer,
                                        &mend->indexes[id]);
     }

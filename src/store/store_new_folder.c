@@ -6,7 +6,10 @@
  *     store, whatever is cut.
  * I2. Who builds holds an exclusive lock on the LOCK in the folder from before the first other file
  *     until it has its name. So nobody takes a folder in the making for a leftover.
- * I3. A leftover is removed only if nothing else lies in it than what is put there.
+ * I3. A leftover is removed only if nothing else lies in it than what a store or its making puts
+ *     there.
+ * I4. What takes the place of a folder is exchanged with it: at each moment one of the two, whole,
+ *     is at the path. The other is a leftover from then on.
  */
 #include "store/store_backup_internal.h"
 
@@ -35,6 +38,24 @@ int km__new_folder_knows(const char *name)
     return 0;
 }
 
+/* A file that is written under this name first: a crash leaves it. */
+static int is_unfinished(const char *name)
+{
+    static const char *const names[] = {"CREATING",         "new.file",    "new.ring",
+                                        CATALOGUE_NEW_NAME, IMAGE_NEW_NAME};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+static int is_unfinished_segment(const char *name)
+{
+    return strcmp(name, "new.segment") == 0 || strcmp(name, "special.segment") == 0;
+}
+
 /* ---- removing ---------------------------------------------------------------------------- */
 
 struct sweep {
@@ -50,8 +71,8 @@ static int sweep_knows(const struct sweep *sweep, const char *name)
     uint32_t number;
 
     if (sweep->is_log)
-        return km__segment_name_parse(name, &number);
-    return strcmp(name, FOLDER_LOG) == 0 || km__new_folder_knows(name);
+        return km__segment_name_parse(name, &number) || is_unfinished_segment(name);
+    return strcmp(name, FOLDER_LOG) == 0 || km__new_folder_knows(name) || is_unfinished(name);
 }
 
 static km_status sweep_look(void *context, const char *name)
@@ -97,6 +118,30 @@ static void close_handles(struct new_folder *folder)
     folder->log_dir = NULL;
     folder->dir = NULL;
     folder->lock_file = NULL;
+}
+
+struct survey {
+    struct sweep sweep;
+    uint32_t count;
+};
+
+static km_status survey_name(void *context, const char *name)
+{
+    struct survey *survey = context;
+
+    survey->count += strcmp(name, FOLDER_LOCK) != 0;
+    return sweep_look(&survey->sweep, name);
+}
+
+km_status km__new_folder_survey(struct os *os, struct os_dir *dir, int is_log, uint32_t *out_count,
+                                int *out_is_foreign)
+{
+    struct survey survey = {.sweep = {.ops = os->ops, .dir = dir, .is_log = is_log}};
+    km_status rc = os->ops->list(dir, survey_name, &survey);
+
+    *out_count = survey.count;
+    *out_is_foreign = survey.sweep.is_foreign;
+    return rc;
 }
 
 /* As far as it goes: what stays is a leftover for the next attempt. */
@@ -194,34 +239,40 @@ static km_status split_path(struct new_folder *folder, const char *path, const c
     if (name_size == 0 || name_size + suffix_size > FOLDER_NAME_SIZE_MAX ||
         (path[begin] == '.' && (name_size == 1 || (name_size == 2 && path[begin + 1] == '.'))))
         return km__fail(folder->error, KM_E_INVALID, NULL, 0, 0,
-                        "%s does not end in the name of a new folder", path);
-    folder->names_size = begin + 2 + 2 * name_size + suffix_size + 2;
+                        "%s does not end in the name of a folder", path);
+    folder->names_size = begin + 2 + 2 * (end + 1) + suffix_size;
     folder->names = km__allocate(&folder->os->allocator, folder->names_size); /* zeroed */
     if (!folder->names)
         return km__fail(folder->error, KM_E_NO_MEMORY, NULL, 0, 0, "no memory for a path");
     folder->parent_path = folder->names;
     memcpy(folder->parent_path, begin ? path : ".", begin ? begin : 1);
-    folder->name = folder->names + begin + 2;
-    memcpy(folder->name, path + begin, name_size);
-    folder->temp_name = folder->name + name_size + 1;
-    memcpy(folder->temp_name, folder->name, name_size);
-    memcpy(folder->temp_name + name_size, suffix, suffix_size);
+    folder->path = folder->names + begin + 2;
+    memcpy(folder->path, path, end);
+    folder->name = folder->path + begin;
+    folder->temp_path = folder->path + end + 1;
+    memcpy(folder->temp_path, path, end);
+    memcpy(folder->temp_path + end, suffix, suffix_size);
+    folder->temp_name = folder->temp_path + begin;
     return KM_OK;
 }
 
-/* The folder above is there, and nothing at the path. */
-static km_status check_place(struct new_folder *folder)
+static km_status open_parent(struct new_folder *folder)
 {
-    const struct os_ops *ops = folder->os->ops;
-    struct os_dir *dir = NULL;
-    km_status rc = ops->open_dir(folder->os, folder->parent_path, &folder->parent);
+    km_status rc = folder->os->ops->open_dir(folder->os, folder->parent_path, &folder->parent);
 
     if (rc == KM_NOT_FOUND || rc == KM_E_INVALID)
         return km__fail(folder->error, KM_E_INVALID, NULL, 0, 0, "there is no folder %s",
                         folder->parent_path);
-    if (rc)
-        return folder_failed(folder, rc, "cannot open the folder above");
-    rc = ops->open_subdir(folder->parent, folder->name, &dir);
+    return rc ? folder_failed(folder, rc, "cannot open the folder above") : KM_OK;
+}
+
+/* There is nothing at the path. */
+static km_status check_place(struct new_folder *folder)
+{
+    const struct os_ops *ops = folder->os->ops;
+    struct os_dir *dir = NULL;
+    km_status rc = ops->open_subdir(folder->parent, folder->name, &dir);
+
     ops->close_dir(dir);
     if (rc == KM_NOT_FOUND)
         return KM_OK;
@@ -275,24 +326,74 @@ static km_status make_folder(struct new_folder *folder)
     return rc ? folder_failed(folder, rc, "cannot make the log's folder") : KM_OK;
 }
 
-km_status km__new_folder_begin(struct new_folder *folder, const char *path, const char *suffix)
+km_status km__new_folder_look(struct new_folder *folder, const char *path, const char *suffix)
 {
     km_status rc = split_path(folder, path, suffix);
 
+    return rc ? rc : open_parent(folder);
+}
+
+km_status km__new_folder_clear(struct new_folder *folder)
+{
+    km_status rc = check_place(folder);
+
+    return rc ? rc : remove_leftover(folder);
+}
+
+km_status km__new_folder_begin(struct new_folder *folder, const char *path, const char *suffix)
+{
+    km_status rc = km__new_folder_look(folder, path, suffix);
+
     if (!rc)
-        rc = check_place(folder);
-    if (!rc)
-        rc = remove_leftover(folder);
+        rc = km__new_folder_clear(folder);
     return rc ? rc : make_folder(folder);
+}
+
+km_status km__new_folder_begin_beside(struct new_folder *folder)
+{
+    km_status rc = remove_leftover(folder);
+
+    return rc ? rc : make_folder(folder);
+}
+
+void km__new_folder_let_go(struct new_folder *folder)
+{
+    close_handles(folder);
+    folder->is_ours = 0;
+}
+
+/* The lock is missing where the making of the store was cut before it. */
+km_status km__new_folder_take_back(struct new_folder *folder)
+{
+    const struct os_ops *ops = folder->os->ops;
+    km_status rc = ops->open_subdir(folder->parent, folder->temp_name, &folder->dir);
+
+    if (!rc)
+        rc = ops->open_file(folder->dir, FOLDER_LOCK, OS_OPEN_WRITE, &folder->lock_file);
+    if (!rc)
+        rc = ops->lock(folder->lock_file, OS_LOCK_EXCLUSIVE);
+    if (rc == KM_E_LOCKED) {
+        close_handles(folder);
+        return is_taken(folder);
+    }
+    folder->is_ours = folder->dir != NULL;
+    if (folder->dir && (!rc || rc == KM_NOT_FOUND))
+        rc = ops->open_subdir(folder->dir, FOLDER_LOG, &folder->log_dir);
+    return rc ? folder_failed(folder, rc, "cannot open the new folder again") : KM_OK;
+}
+
+static km_status sync_names(struct new_folder *folder)
+{
+    km_status rc = folder->os->ops->sync_dir(folder->log_dir);
+
+    return rc ? rc : folder->os->ops->sync_dir(folder->dir);
 }
 
 km_status km__new_folder_publish(struct new_folder *folder)
 {
     const struct os_ops *ops = folder->os->ops;
-    km_status rc = ops->sync_dir(folder->log_dir);
+    km_status rc = sync_names(folder); /* before the rename: I1 */
 
-    if (!rc)
-        rc = ops->sync_dir(folder->dir); /* before the rename: I1 */
     if (!rc)
         rc = ops->rename(folder->parent, folder->temp_name, folder->name);
     if (rc)
@@ -306,6 +407,42 @@ km_status km__new_folder_publish(struct new_folder *folder)
     km__ignore(ops->rename(folder->parent, folder->name, folder->temp_name),
                "if it stays, a whole store stays");
     return rc;
+}
+
+/* The handles of the folder are those of what is at the path now: take those of the other. */
+static void take_old(struct new_folder *folder, struct os_file **lock_file)
+{
+    const struct os_ops *ops = folder->os->ops;
+
+    close_handles(folder);
+    folder->lock_file = *lock_file;
+    *lock_file = NULL;
+    km__ignore(ops->open_subdir(folder->parent, folder->temp_name, &folder->dir),
+               "then it stays, a leftover");
+    if (folder->dir)
+        km__ignore(ops->open_subdir(folder->dir, FOLDER_LOG, &folder->log_dir), "as above");
+    folder->is_ours = folder->dir != NULL;
+}
+
+km_status km__new_folder_exchange(struct new_folder *folder, struct os_file **old_lock_file)
+{
+    const struct os_ops *ops = folder->os->ops;
+    km_status rc = sync_names(folder);
+
+    if (rc)
+        return folder_failed(folder, rc, "cannot make the new folder durable");
+    rc = ops->exchange(folder->os, folder->path, folder->temp_path); /* I4 */
+    if (rc == KM_E_UNSUPPORTED)
+        return km__fail(folder->error, rc, folder->temp_name, 0, ops->last_error(folder->os),
+                        "the file system cannot exchange two folders: restore to a new folder");
+    if (rc) { /* which of the two is where is not known for sure, so neither is removed */
+        folder->is_ours = 0;
+        return folder_failed(folder, rc,
+                             "the folder could not be exchanged with the store's: one of the two "
+                             "has the old contents, the other the new ones");
+    }
+    take_old(folder, old_lock_file);
+    return KM_OK;
 }
 
 void km__new_folder_end(struct new_folder *folder)

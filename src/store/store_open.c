@@ -2,7 +2,7 @@
  *
  * store_open.c -- open and close a store.
  */
-#include "store/store_internal.h"
+#include "store/store_view.h"
 
 #include <stdio.h>
 
@@ -80,6 +80,10 @@ static km_status create_store_object(struct os *os, const km_options *options,
     store->allocator = &os->allocator;
     store->source.hashes = km__hash_refs;
     store->source.context = store;
+    store->sorted_source.key = km__sorted_key_of;
+    store->sorted_source.prefetch = km__sorted_prefetch_record;
+    store->sorted_source.context = store;
+    km__snapshots_init(store);
     km__reclaimer_init(&store->reclaimer);
     km__mutex_init(&store->compactor.lock);
     km__mutex_init(&store->keeper.lock);
@@ -103,6 +107,7 @@ static void destroy_store_object(struct km_store *store)
 {
     const struct os_ops *ops = store->os->ops;
 
+    km__expire_fini(store);
     km__maps_fini(store);
     km__image_close(store);
     km__reclaimer_fini(&store->reclaimer); /* nodes go to the pool, memory to the log's allocator */
@@ -114,6 +119,7 @@ static void destroy_store_object(struct km_store *store)
     km__mutex_fini(&store->compactor.lock);
     km__mutex_fini(&store->keeper.lock);
     km__watches_fini(store);
+    km__snapshots_fini(store);
     if (store->fork_word)
         ops->release_fork_word(store->os, store->fork_word);
     km__release(store->allocator, store, sizeof(*store));
@@ -136,6 +142,7 @@ static struct log_options log_options_of(struct km_store *store, int background)
         .log_dir = store->log_dir,
         .reclaimer = &store->reclaimer,
         .size_max = store->options.log_size_max,
+        .clock_ms = &store->clock_ms,
         .sync_interval_ms = store->options.sync_interval_ms ? store->options.sync_interval_ms
                                                             : STORE_SYNC_INTERVAL_MS,
         .zero_fill = store->durability == KM_DURABLE_POWER,
@@ -254,6 +261,7 @@ struct opening {
     const char *path;
     const km_options *options;
     int flags;
+    uint32_t number_min; /* see km__store_lift() */
 };
 
 static void sleep_a_moment(void)
@@ -300,6 +308,8 @@ static km_status open_once(struct opening *opening, struct km_store **out_store,
     log_options = log_options_of(store, opening->flags & STORE_OPEN_BACKGROUND);
     log_options.marks = marks;
     log_options.marks_file = marks_file;
+    log_options.number_min = opening->number_min;
+    atomic_store_explicit(&store->clock_ms, marks.clock_ms, memory_order_relaxed); /* alone here */
     rc = open_log(store, &log_options, out_error);
     if (rc) goto out;
     *out_store = store;
@@ -318,20 +328,39 @@ out:
     return rc;
 }
 
-km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int flags,
-                              struct km_store **out_store, km_error *out_error)
+static km_status open_patiently(struct opening *opening, struct km_store **out_store,
+                                km_error *out_error)
 {
-    struct opening opening = {os, path, options, flags};
     int again = 0;
     km_status rc;
 
     for (int i = 0;; i++) { /* ends: so many attempts */
-        rc = open_once(&opening, out_store, &again, out_error);
+        rc = open_once(opening, out_store, &again, out_error);
         if (!rc || !again || i >= OPEN_ATTEMPTS)
             return rc;
-        if (!(opening.flags & STORE_OPEN_NO_IMAGE))
+        if (!(opening->flags & STORE_OPEN_NO_IMAGE))
             sleep_a_moment();
     }
+}
+
+km_status km__store_open_with(struct os *os, const char *path, const km_options *options, int flags,
+                              struct km_store **out_store, km_error *out_error)
+{
+    struct opening opening = {os, path, options, flags, 0};
+
+    return open_patiently(&opening, out_store, out_error);
+}
+
+km_status km__store_lift(struct os *os, const char *path, uint32_t number, km_error *out_error)
+{
+    km_options options = KM_OPTIONS_INIT;
+    struct opening opening = {os, path, &options, 0, number};
+    struct km_store *store = NULL;
+    km_status rc;
+
+    options.mode = KM_OPEN_EXISTING;
+    rc = open_patiently(&opening, &store, out_error);
+    return rc ? rc : km_close(store, out_error);
 }
 
 km_status km__store_open_memory_with(struct os *os, const km_options *options, int background,

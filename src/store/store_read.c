@@ -30,12 +30,32 @@ static km_status unless_dropped(const km_map *map, km_status rc)
 
 static km_status find_key(const km_map *map, km_bytes key, struct found *out)
 {
-    uint64_t hash = km__hash_key(&map->store->secret, key.data, key.size);
+    uint64_t hash = map->tree ? 0 : km__hash_key(&map->store->secret, key.data, key.size);
+    km_status rc = km__find_in_map(map, hash, key, out);
 
-    return unless_dropped(map, km__find(map->store, map->index, hash, key, out));
+    if (!rc && km__is_expired(map->store, &out->record))
+        rc = KM_NOT_FOUND;
+    return unless_dropped(map, rc);
 }
 
 /* ---- copying reads ----------------------------------------------------------------------- */
+
+km_status km_get_info(km_map *map, km_bytes key, km_buffer *value, km_key_info *out_info)
+{
+    struct found found;
+    km_status rc = check_readable(map, key);
+
+    if (rc)
+        return rc;
+    km__epoch_enter();
+    rc = find_key(map, key, &found);
+    if (!rc)
+        rc = km__copy_to_buffer(value, found.record.value, found.record.value_size);
+    if (!rc)
+        km__fill_info(map->store, found.ref, &found.record, out_info);
+    km__epoch_leave();
+    return rc;
+}
 
 km_status km_get(km_map *map, km_bytes key, km_buffer *value)
 {
@@ -46,14 +66,8 @@ km_status km_get(km_map *map, km_bytes key, km_buffer *value)
         return rc;
     km__epoch_enter();
     rc = find_key(map, key, &found);
-    if (!rc && value) {
-        rc = km__buffer_reserve(value, found.record.value_size);
-        if (!rc) {
-            value->size = found.record.value_size;
-            if (value->size)
-                memcpy(value->data, found.record.value, value->size);
-        }
-    }
+    if (!rc)
+        rc = km__copy_to_buffer(value, found.record.value, found.record.value_size);
     km__epoch_leave();
     return rc;
 }
@@ -111,27 +125,43 @@ static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t cou
     }
 }
 
+static km_status get_one_of_group(const km_map *map, uint64_t hash, km_bytes key,
+                                  km_bytes *out_value)
+{
+    struct found found;
+    km_status rc = km__find_in_map(map, hash, key, &found);
+
+    if (!rc && km__is_expired(map->store, &found.record))
+        rc = KM_NOT_FOUND;
+    rc = unless_dropped(map, rc);
+    out_value->data = rc ? NULL : found.record.value;
+    out_value->size = rc ? 0 : found.record.value_size;
+    return rc;
+}
+
 static km_status get_group(const km_map *map, const km_bytes *keys, size_t count,
                            km_bytes *out_values, size_t *found_count)
 {
     uint64_t hashes[GET_GROUP];
-    struct found found;
 
     for (size_t i = 0; i < count; i++) {
         if (keys[i].size > KM_KEY_SIZE_MAX || (!keys[i].data && keys[i].size))
             return KM_E_INVALID;
-        hashes[i] = km__hash_key(&map->store->secret, keys[i].data, keys[i].size);
-        km__hash_prefetch(map->index, hashes[i]);
+        if (map->tree) {
+            hashes[i] = 0;
+            km__sorted_prefetch(map->tree, keys[i]);
+        } else {
+            hashes[i] = km__hash_key(&map->store->secret, keys[i].data, keys[i].size);
+            km__hash_prefetch(map->index, hashes[i]);
+        }
     }
-    prefetch_group(map, hashes, count);
+    if (!map->tree)
+        prefetch_group(map, hashes, count);
     for (size_t i = 0; i < count; i++) {
-        km_status rc = unless_dropped(map,
-                                      km__find(map->store, map->index, hashes[i], keys[i], &found));
+        km_status rc = get_one_of_group(map, hashes[i], keys[i], &out_values[i]);
 
         if (rc && rc != KM_NOT_FOUND)
             return rc;
-        out_values[i].data = rc ? NULL : found.record.value;
-        out_values[i].size = rc ? 0 : found.record.value_size;
         *found_count += rc == KM_OK;
     }
     return KM_OK;

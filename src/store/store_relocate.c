@@ -4,8 +4,8 @@
  * append those that the index still points at to its end.
  *
  * Deletes have nothing older left to hide, and maps are told of in MAPS (store_catalogue.c), so
- * neither moves. A record that looks live is judged again, copied and pointed at under its key's
- * lock.
+ * neither moves. A key that has expired is deleted instead. A record that looks live is judged
+ * again, copied and pointed at under its key's lock.
  *
  * I1. A record is moved only if it is current under its key's lock; the order of records of a key
  *     stays the order of its changes. Version, ordinal and expiry go along.
@@ -40,14 +40,14 @@ struct move {
     struct log_payload payload;
 };
 
+static km_bytes key_of_move(const struct move *move)
+{
+    return km_bytes_of(move->payload.key, move->record.key_size);
+}
+
 static int is_current(const struct move *move)
 {
-    struct hash_probe probe;
-    uint64_t ref = km__hash_first(move->map->index, move->hash, &probe);
-
-    while (ref && ref != move->ref && ref != HASH_NOT_LOADED)
-        ref = km__hash_next(&probe);
-    return ref != 0;
+    return km__is_current(move->map, move->hash, key_of_move(move), move->ref);
 }
 
 static void prepare_move(struct km_store *store, const struct log_item *item, struct move *move)
@@ -84,11 +84,17 @@ static void add_moved(struct compactor *compactor, const struct move *move)
     atomic_fetch_add_explicit(&compactor->moved_bytes, move->new_size, memory_order_relaxed);
 }
 
-/* With the partition locked: let the index point at the copy. */
+/* With the partition locked: let the indexes point at the copy. */
 static void publish_move(const struct move *move, uint64_t position)
 {
-    km__hash_replace(move->map->index, move->hash, move->ref, km__log_ref(position),
-                     (int64_t)(move->new_size - move->size));
+    struct moved moved = {.hash = move->hash,
+                          .key = key_of_move(move),
+                          .ordinal = move->record.ordinal,
+                          .old_ref = move->ref,
+                          .new_ref = km__log_ref(position),
+                          .weight_change = (int64_t)(move->new_size - move->size)};
+
+    km__publish_move(move->map, &moved);
 }
 
 /* A copy was placed where it is; `before` is where the log was complete then. What other writers
@@ -252,6 +258,20 @@ static km_status read_group(struct compactor *compactor, uint64_t end, struct mo
     return group->next != begin ? KM_OK : rc;
 }
 
+/* Whether the record is not current any more, by a delete of its key, which has expired. Where that
+ * is not possible it moves like any other. */
+static int drop_expired(const struct move *move)
+{
+    const struct record *record = &move->record;
+    km_status rc;
+
+    if (KM_LIKELY(!(record->flags & RECORD_HAS_EXPIRY)) ||
+        record->expiry > km__store_clock(move->map->store))
+        return 0;
+    rc = km__expire_key(move->map, key_of_move(move), record->version);
+    return rc == KM_OK || rc == KM_NOT_FOUND || rc == KM_CONFLICT;
+}
+
 /* Move what is current of a group, from *done on; inside an epoch. */
 static km_status move_records(struct compactor *compactor, struct move_group *group, size_t *done)
 {
@@ -260,7 +280,7 @@ static km_status move_records(struct compactor *compactor, struct move_group *gr
     for (; !rc && *done < group->count; ++*done) {
         struct move *move = &group->moves[*done];
 
-        if (!move->map || !is_current(move))
+        if (!move->map || !is_current(move) || drop_expired(move))
             continue;
         sum_move(move);
         if (km__log_is_large(compactor->store->log, move->new_size))

@@ -24,11 +24,11 @@ struct replay_entry {
     uint64_t position;
     uint16_t map;
     uint8_t kind;
-    uint8_t reserved;
+    uint8_t has_expiry;
     uint32_t units; /* size / 8 */
 };
 
-struct entry_list {
+struct replay_list {
     struct replay_entry *entries;
     size_t count, capacity;
 };
@@ -36,7 +36,7 @@ struct entry_list {
 /* What the scan of one segment found. */
 struct replay_segment {
     struct replay *replay;
-    struct entry_list
+    struct replay_list
         lists[REPLAY_THREADS_MAX + 1]; /* by worker; the last: maps created and dropped */
     uint32_t index;
     uint32_t number;
@@ -49,7 +49,7 @@ struct replay_segment {
 
 /* Memory of lists that were applied, for the next round. */
 struct spare_lists {
-    struct entry_list lists[REPLAY_LISTS];
+    struct replay_list lists[REPLAY_LISTS];
     int is_there;
 };
 
@@ -72,16 +72,17 @@ struct replay_worker {
     uint32_t number;
     km_status status;
     struct thread thread;
+    uint64_t refs[HASH_NODE_LINES_MAX * HASH_LINE_SLOTS]; /* of one node */
 };
 
-static struct entry_list *events_of(struct replay_segment *segment)
+static struct replay_list *events_of(struct replay_segment *segment)
 {
     return &segment->lists[REPLAY_THREADS_MAX];
 }
 
 /* ---- scanning ---------------------------------------------------------------------------- */
 
-static km_status add_entry(struct replay *replay, struct entry_list *list,
+static km_status add_entry(struct replay *replay, struct replay_list *list,
                            const struct replay_entry *entry)
 {
     const struct allocator *allocator = replay->store->allocator;
@@ -118,7 +119,12 @@ static km_status visit_record(void *context, const struct record *record, const 
     struct replay_segment *segment = context;
     struct replay *replay = segment->replay;
     uint64_t size = km__record_size(record->flags, record->value_size, record->key_size);
-    struct replay_entry entry = {0, position, record->map, record->kind, 0, (uint32_t)(size / 8)};
+    struct replay_entry entry = {0,
+                                 position,
+                                 record->map,
+                                 record->kind,
+                                 (record->flags & RECORD_HAS_EXPIRY) != 0,
+                                 (uint32_t)(size / 8)};
 
     segment->record_count++;
     switch (record->kind) {
@@ -132,7 +138,8 @@ static km_status visit_record(void *context, const struct record *record, const 
             replay, &segment->lists[km__hash_partition(entry.hash) % replay->worker_count], &entry);
     case RECORD_MAP_CREATED: return add_entry(replay, events_of(segment), &entry);
     case RECORD_MAP_DROPPED:
-    case RECORD_MAP_CLEARED: return add_to_all(replay, segment, &entry);
+    case RECORD_MAP_CLEARED:
+    case RECORD_RANGE_DELETED: return add_to_all(replay, segment, &entry);
     default: return KM_OK; /* marks and padding are the log's own */
     }
 }
@@ -152,60 +159,74 @@ static void scan_share(struct replay *replay)
 
 /* ---- applying ---------------------------------------------------------------------------- */
 
-static void clear_share(const struct replay *replay, km_map *map, uint32_t worker)
+/* The keys of one partition lose their places in the order. */
+static km_status leave_order(struct replay_worker *worker, km_map *map, uint32_t partition)
 {
-    for (uint32_t i = worker; i < HASH_PARTITION_COUNT; i += replay->worker_count)
-        km__hash_clear_partition(map->index, i);
-}
-
-static uint64_t size_of_found(const struct found *found)
-{
-    return found->ref ? km__record_size(found->record.flags, found->record.value_size,
-                                        found->record.key_size)
-                      : 0;
-}
-
-/* What the key's record was before. The new record is looked at only if an old one may be there:
- * for a key that is new, its hash is enough. */
-static km_status find_before(const struct km_store *store, const km_map *map,
-                             const struct replay_entry *entry, struct found *out)
-{
-    struct hash_probe probe;
+    struct km_store *store = map->store;
+    struct hash_walk walk = {.partition = partition};
     struct log_record record;
+    size_t count = 0;
+    int is_end = 0;
+    km_status rc = KM_OK;
 
-    out->ref = 0;
-    if (!km__hash_first(map->index, entry->hash, &probe))
-        return KM_NOT_FOUND;
-    KM_ASSERT(
-        km__log_record_at(store->view, km__log_ref(entry->position), &record)); /* it was scanned */
-    return km__find(store, map->index, entry->hash, km_bytes_of(record.key, record.key_size), out);
+    if (km__hash_partition_count(map->index, partition) == 0)
+        return KM_OK;
+    while (!rc && walk.partition == partition) { /* ends: the walk moves on */
+        rc = km__hash_walk_next(map->index, &walk, worker->refs, &count, &is_end);
+        for (size_t i = 0; !rc && i < count; i++) {
+            rc = km__record_of(store, worker->refs[i], &record);
+            if (!rc)
+                km__order_clear(map->order, km__ordinal_of(&record));
+        }
+    }
+    return rc;
+}
+
+/* What a worker does of a clear or drop: the keys of its partitions go. Other workers may not have
+ * come to it yet, or be beyond. */
+static km_status clear_share(struct replay_worker *worker, km_map *map)
+{
+    static const struct key_range everything;
+    const struct replay *replay = worker->replay;
+    uint64_t count;
+    km_status rc = KM_OK;
+
+    if (map->tree)
+        return km__remove_range(map, &everything, worker->number, replay->worker_count, &count);
+    for (uint32_t i = worker->number; !rc && i < HASH_PARTITION_COUNT; i += replay->worker_count) {
+        if (map->order)
+            rc = leave_order(worker, map, i);
+        if (!rc)
+            km__hash_clear_partition(map->index, i);
+    }
+    if (rc == KM_E_CORRUPT && replay->store->image.mapping)
+        km__note_image_damage(replay->store);
+    return rc;
+}
+
+static km_status remove_share(struct replay_worker *worker, km_map *map, uint64_t position)
+{
+    struct log_record record;
+    struct key_range range;
+    uint64_t count;
+
+    KM_ASSERT(km__log_record_at(map->store->view, km__log_ref(position), &record));
+    if (!map->tree || km__range_of_record(&record, &range))
+        return KM_E_CORRUPT;
+    return km__remove_range(map, &range, worker->number, worker->replay->worker_count, &count);
 }
 
 static km_status apply_data(struct replay *replay, km_map *map, const struct replay_entry *entry)
 {
-    struct km_store *store = replay->store;
-    uint64_t ref = km__log_ref(entry->position);
-    struct found found;
+    struct logged logged = {map, entry->hash, km__log_ref(entry->position),
+                            (uint64_t)entry->units * 8, entry->kind};
     km_status rc = km__hash_load(map->index, entry->hash);
 
     if (rc == KM_E_CORRUPT)
-        km__note_image_damage(store); /* the open begins anew, without the image */
-    if (!rc)
-        rc = find_before(store, map, entry, &found);
-    if (rc && rc != KM_NOT_FOUND)
-        return rc;
-    if (entry->kind == RECORD_PUT) {
-        if (!found.ref) {
-            rc = km__hash_reserve(map->index, entry->hash, ref, &store->source);
-            if (rc)
-                return rc;
-        }
-        km__hash_replace(map->index, entry->hash, found.ref ? found.ref : ref, ref,
-                         (int64_t)((uint64_t)entry->units * 8 - size_of_found(&found)));
-    } else if (found.ref) {
-        km__hash_remove(map->index, entry->hash, found.ref, size_of_found(&found));
-    }
-    return KM_OK;
+        km__note_image_damage(replay->store); /* the open begins anew, without the image */
+    if (!rc && entry->has_expiry)
+        km__note_expiry(map);
+    return rc ? rc : km__apply_record(&logged);
 }
 
 /* A map that is not known though a record is of it: it was dropped, and neither MAPS nor the log
@@ -215,16 +236,18 @@ static km_status without_map(const struct km_store *store, uint16_t id)
     return id < store->catalogue_ids ? KM_OK : KM_E_CORRUPT;
 }
 
-static km_status apply_entry(struct replay *replay, const struct replay_entry *entry,
-                             uint32_t worker)
+static km_status apply_entry(struct replay_worker *worker, const struct replay_entry *entry)
 {
+    struct replay *replay = worker->replay;
     km_map *map = replay->store->by_id[entry->map];
     km_status rc = KM_OK;
 
     if (!map)
         rc = without_map(replay->store, entry->map);
     else if (entry->kind == RECORD_MAP_DROPPED || entry->kind == RECORD_MAP_CLEARED)
-        clear_share(replay, map, worker);
+        rc = clear_share(worker, map);
+    else if (entry->kind == RECORD_RANGE_DELETED)
+        rc = remove_share(worker, map, entry->position);
     else
         rc = apply_data(replay, map, entry);
     if (rc)
@@ -242,6 +265,8 @@ static void prefetch_entries(struct replay *replay, const struct replay_entry *e
         const km_map *map = store->by_id[entries[i].map];
         if (map)
             km__hash_prefetch(map->index, entries[i].hash);
+        if (map && (map->tree || map->order))
+            km__log_prefetch(store->view, km__log_ref(entries[i].position));
     }
     for (size_t i = 0; i < count; i++) {
         const km_map *map = store->by_id[entries[i].map];
@@ -254,27 +279,28 @@ static void prefetch_entries(struct replay *replay, const struct replay_entry *e
     }
 }
 
-static km_status apply_list(struct replay *replay, const struct entry_list *list, uint32_t worker)
+static km_status apply_list(struct replay_worker *worker, const struct replay_list *list)
 {
     km_status rc = KM_OK;
 
     for (size_t i = 0; !rc && i < list->count; i += REPLAY_GROUP) {
         size_t count = list->count - i < REPLAY_GROUP ? list->count - i : REPLAY_GROUP;
 
-        prefetch_entries(replay, list->entries + i, count);
+        prefetch_entries(worker->replay, list->entries + i, count);
         for (size_t j = 0; !rc && j < count; j++)
-            rc = apply_entry(replay, &list->entries[i + j], worker);
+            rc = apply_entry(worker, &list->entries[i + j]);
     }
     return rc;
 }
 
-static km_status apply_share(struct replay *replay, uint32_t worker)
+static km_status apply_share(struct replay_worker *worker)
 {
+    const struct replay *replay = worker->replay;
     km_status rc = KM_OK;
 
     km__epoch_enter(); /* the index asks for it; nobody else is there yet */
     for (uint32_t i = replay->apply_begin; !rc && i < replay->apply_end; i++)
-        rc = apply_list(replay, &replay->segments[i].lists[worker], worker);
+        rc = apply_list(worker, &replay->segments[i].lists[worker->number]);
     km__epoch_leave();
     return rc;
 }
@@ -289,12 +315,13 @@ static km_status apply_event(struct replay *replay, const struct replay_entry *e
 
     KM_ASSERT(km__log_record_at(store->view, km__log_ref(entry->position), &record));
     if (entry->kind == RECORD_MAP_CREATED) {
+        struct map_birth birth = {entry->map, KM_HASH, km_bytes_of(record.key, record.key_size),
+                                  entry->position};
+
         if (record.value_size != 1)
             return KM_E_CORRUPT;
-        if (record.value[0] != KM_HASH)
-            return KM_E_VERSION;
-        return km__maps_add(store, entry->map, km_bytes_of(record.key, record.key_size),
-                            entry->position, &map);
+        birth.kind = (km_map_kind)record.value[0];
+        return km__maps_add(store, &birth, &map);
     }
     if (!map)
         return without_map(store, entry->map);
@@ -311,7 +338,7 @@ static km_status apply_event(struct replay *replay, const struct replay_entry *e
 static km_status apply_events(struct replay *replay)
 {
     for (uint32_t i = replay->apply_begin; i < replay->apply_end; i++) {
-        const struct entry_list *events = events_of(&replay->segments[i]);
+        const struct replay_list *events = events_of(&replay->segments[i]);
 
         for (size_t j = 0; j < events->count; j++) {
             km_status rc = apply_event(replay, &events->entries[j]);
@@ -340,7 +367,7 @@ static void run_apply(void *context)
 {
     struct replay_worker *worker = context;
 
-    worker->status = apply_share(worker->replay, worker->number);
+    worker->status = apply_share(worker);
 }
 
 /* Run one step on every worker; the first is this thread. */
@@ -370,7 +397,7 @@ static km_status run_workers(struct replay *replay, void (*run)(void *context))
     return rc;
 }
 
-static void release_lists(struct replay *replay, struct entry_list lists[REPLAY_LISTS])
+static void release_lists(struct replay *replay, struct replay_list lists[REPLAY_LISTS])
 {
     const struct allocator *allocator = replay->store->allocator;
 
@@ -594,6 +621,7 @@ km_status km__replay(struct km_store *store, uint64_t head, km_error *error)
     for (uint32_t i = 0; i < REPLAY_THREADS_MAX; i++)
         release_lists(&replay, replay.spare[i].lists);
     km__release(store->allocator, replay.segments, replay.segment_count * sizeof(*replay.segments));
+    km__tidy_orders(store);
     store->recovered_ns = store->os->ops->now_ns(store->os) - begin_ns;
     return rc;
 }

@@ -3,9 +3,10 @@
  * store_unit.c -- several changes, or one large one, as one unit of the log.
  *
  * All partitions that the unit touches are locked, in one order; then everything that can fail is
- * done: finding, and making room in the indexes by placeholders; then the log takes the unit as a
- * whole; then the index is pointed at the records. A unit too large for the ring is in its file
- * before the locks are taken (log_special.c).
+ * done: finding, judging what is expected, and making room in the indexes by placeholders; then the
+ * log takes the unit as a whole; then the index is pointed at the records. A unit too large for the
+ * ring is in its file before the locks are taken (log_special.c): the ordinals in it are guessed,
+ * and held against what is there once the locks are.
  */
 #include "store/store_internal.h"
 
@@ -46,12 +47,20 @@ static int compare_keys(const struct change *a, const struct change *b)
     return result;
 }
 
+static int is_expectation(const struct change *change)
+{
+    return change->kind == CHANGE_EXPECT;
+}
+
+/* Of one key: what is expected of it, then the changes, of which the last one wins. */
 static int compare_changes(const void *x, const void *y)
 {
     const struct change *a = *(struct change *const *)x, *b = *(struct change *const *)y;
     int result = compare_keys(a, b);
 
-    return result ? result : compare_u64((uintptr_t)a, (uintptr_t)b); /* same key: the later wins */
+    if (!result)
+        result = is_expectation(b) - is_expectation(a);
+    return result ? result : compare_u64((uintptr_t)a, (uintptr_t)b);
 }
 
 static km_status order_changes(struct unit *unit)
@@ -68,13 +77,12 @@ static km_status order_changes(struct unit *unit)
     for (size_t i = 0; i < unit->count; i++) {
         struct change *change = unit->order[i];
 
-        change->has_placeholder = 0;
-        change->is_superseded = i + 1 < unit->count &&
+        change->is_superseded = !is_expectation(change) && i + 1 < unit->count &&
                                 compare_keys(change, unit->order[i + 1]) == 0;
         if (change->is_superseded)
             continue;
         unit->order[kept++] = change;
-        unit->log_size += change->log_size;
+        unit->log_size += is_expectation(change) ? 0 : change->log_size;
         if (change->kind == RECORD_PUT)
             unit->class = LOG_CLASS_PUT;
     }
@@ -128,68 +136,59 @@ static uint64_t placeholder_of(const struct unit *unit, const struct change *cha
     return km__placeholder((uint64_t)(change - unit->changes));
 }
 
-static km_status prepare_change(struct unit *unit, struct change *change)
+static km_status prepare_of_unit(struct unit *unit, struct change *change)
 {
     struct hash_source source = {hash_unit_refs, unit};
-    km_bytes key = {change->key, change->key_size};
     struct found found;
-    km_status rc;
+    km_status rc = km__prepare_change(change, placeholder_of(unit, change), &source, &found);
 
-    if (atomic_load_explicit(&change->map->dropped, memory_order_relaxed))
-        return KM_E_DROPPED; /* relaxed: set under this lock */
-    rc = km__load_locked(change->map, change->hash);
-    if (!rc)
-        rc = km__find(unit->store, change->map->index, change->hash, key, &found);
-    if (rc && rc != KM_NOT_FOUND)
-        return rc;
-    km__note_found(change, &found);
-    if (unit->count == 1) {
+    if (unit->count == 1 && (rc == KM_OK || rc == KM_EXISTS))
         unit->first_found = found;
-        if (rc == KM_NOT_FOUND && change->kind == RECORD_DELETE)
-            return rc;
-        if (rc == KM_OK && unit->previous)
-            return km__buffer_reserve(unit->previous, found.record.value_size);
+    if (!rc && unit->count == 1 && unit->previous && change->existed) {
+        rc = km__buffer_reserve(unit->previous, found.record.value_size);
+        if (rc)
+            km__unprepare_change(change, placeholder_of(unit, change));
     }
-    if (rc == KM_OK || change->kind == RECORD_DELETE)
-        return KM_OK;
-    rc = km__hash_reserve(change->map->index, change->hash, placeholder_of(unit, change), &source);
-    change->has_placeholder = rc == KM_OK;
     return rc;
 }
 
-static void remove_placeholders(struct unit *unit)
+static void unprepare_all(struct unit *unit, size_t count)
 {
-    for (size_t i = 0; i < unit->order_count; i++) {
-        struct change *change = unit->order[i];
-
-        if (change->has_placeholder)
-            km__hash_remove(change->map->index, change->hash, placeholder_of(unit, change), 0);
-        change->has_placeholder = 0;
-    }
+    for (size_t i = 0; i < count; i++)
+        km__unprepare_change(unit->order[i], placeholder_of(unit, unit->order[i]));
 }
 
 static km_status prepare_all(struct unit *unit)
 {
     km_status rc = KM_OK;
+    size_t i;
 
-    for (size_t i = 0; !rc && i < unit->order_count; i++)
-        rc = prepare_change(unit, unit->order[i]);
+    for (i = 0; i < unit->order_count; i++) {
+        rc = prepare_of_unit(unit, unit->order[i]);
+        if (rc)
+            break;
+    }
     if (rc)
-        remove_placeholders(unit);
+        unprepare_all(unit, i);
     return rc;
 }
 
 /* ---- log --------------------------------------------------------------------------------- */
+
+static int is_logged(const struct change *change)
+{
+    return !change->is_superseded && !is_expectation(change);
+}
 
 static void write_all(struct unit *unit)
 {
     uint64_t offset = 0;
 
     for (size_t i = 0; i < unit->count; i++) {
-        const struct change *change = &unit->changes[i];
+        struct change *change = &unit->changes[i];
         int is_last = offset + change->log_size == unit->log_size;
 
-        if (!change->is_superseded)
+        if (is_logged(change))
             offset += km__write_change(unit->store, &unit->space, offset, change,
                                        is_last ? 0 : RECORD_MORE_FOLLOWS);
     }
@@ -200,9 +199,9 @@ static uint64_t publish_all(struct unit *unit)
     uint64_t position = unit->space.position, last = position;
 
     for (size_t i = 0; i < unit->count; i++) {
-        const struct change *change = &unit->changes[i];
+        struct change *change = &unit->changes[i];
 
-        if (change->is_superseded)
+        if (!is_logged(change))
             continue;
         km__publish_change(change, placeholder_of(unit, change), position);
         last = position;
@@ -211,64 +210,95 @@ static uint64_t publish_all(struct unit *unit)
     return last;
 }
 
+static km_status presume_ordinals(struct unit *unit)
+{
+    km_status rc = KM_OK;
+
+    km__epoch_enter();
+    for (size_t i = 0; !rc && i < unit->count; i++) { /* in the order of the batch */
+        if (is_logged(&unit->changes[i]))
+            rc = km__presume_ordinal(&unit->changes[i]);
+    }
+    km__epoch_leave();
+    return rc;
+}
+
 static km_status begin_special(struct unit *unit)
 {
     struct log *log = unit->store->log;
-    km_status rc = km__log_special_begin(log, unit->log_size, unit->class, &unit->space);
+    km_status rc = presume_ordinals(unit);
 
+    if (!rc)
+        rc = km__log_special_begin(log, unit->log_size, unit->class, &unit->space);
     if (rc)
         return rc;
     write_all(unit);
     return km__log_special_write(log, &unit->space);
 }
 
-static void copy_unit_previous(const struct unit *unit)
+static km_status copy_unit_previous(const struct unit *unit)
 {
-    const struct found *found = &unit->first_found;
+    const struct log_record *record = &unit->first_found.record;
 
-    if (unit->count != 1 || !unit->previous)
-        return;
-    unit->previous->size = found->ref ? found->record.value_size : 0;
-    if (unit->previous->size)
-        memcpy(unit->previous->data, found->record.value, unit->previous->size);
+    if (unit->count != 1)
+        return KM_OK;
+    if (!unit->changes[0].existed)
+        return km__copy_to_buffer(unit->previous, NULL, 0);
+    return km__copy_to_buffer(unit->previous, record->value, record->value_size);
 }
 
-/* One try; KM_WOULD_BLOCK if the log has no room now. */
-static km_status try_unit(struct unit *unit, int is_special, uint64_t *out_position)
+/* With the locks held, inside the gate. */
+static km_status change_locked_keys(struct unit *unit, int is_special, uint64_t *out_position)
 {
     struct log *log = unit->store->log;
-    km_status rc = is_special ? begin_special(unit) : KM_OK;
+    km_status rc = prepare_all(unit);
+
+    if (rc || unit->log_size == 0)
+        return rc; /* expectations alone: all hold */
+    if (!is_special) {
+        rc = km__log_reserve(log, unit->log_size, unit->class, &unit->space);
+        if (rc) {
+            unprepare_all(unit, unit->order_count);
+            return rc;
+        }
+    }
+    if (is_special)
+        km__log_special_take(log, &unit->space);
+    else
+        write_all(unit);
+    *out_position = publish_all(unit);
+    return KM_OK;
+}
+
+/* One try; KM_WOULD_BLOCK if the log has no room now, or a guess was wrong. */
+static km_status try_unit(struct unit *unit, int is_special, uint64_t *out_position)
+{
+    struct km_store *store = unit->store;
+    km_status rc = is_special ? begin_special(unit) : KM_OK, copied;
+    uint32_t slot;
 
     if (rc)
         return rc;
     km__epoch_enter();
     lock_all(unit);
-    rc = prepare_all(unit);
-    if (!rc && !is_special) {
-        rc = km__log_reserve(log, unit->log_size, unit->class, &unit->space);
-        if (rc)
-            remove_placeholders(unit);
-    }
-    if (!rc) {
-        if (is_special)
-            km__log_special_take(log, &unit->space);
-        else
-            write_all(unit);
-        *out_position = publish_all(unit);
-    }
+    slot = km__gate_enter(&store->snapshots.gate);
+    rc = change_locked_keys(unit, is_special, out_position);
+    km__gate_leave(&store->snapshots.gate, slot);
     unlock_all(unit);
-    if (!rc) {
-        km__log_finish(log, &unit->space);
-        copy_unit_previous(unit);
+    if (!rc && unit->log_size)
+        km__log_finish(store->log, &unit->space);
+    if (rc == KM_OK || rc == KM_EXISTS) {
+        copied = copy_unit_previous(unit);
+        rc = copied ? copied : rc;
     }
     km__epoch_leave();
     if (rc && is_special)
-        km__log_special_cancel(log, &unit->space);
+        km__log_special_cancel(store->log, &unit->space);
     return rc;
 }
 
 km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count,
-                          km_buffer *previous, int *out_existed, uint64_t *out_position)
+                          km_buffer *previous, uint64_t *out_position)
 {
     struct unit unit = {.store = store, .changes = changes, .count = count, .previous = previous};
     km_status rc = order_changes(&unit);
@@ -284,8 +314,6 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
             break;
         rc = km__wait_room(store, unit.log_size, unit.class);
     }
-    if (!rc && out_existed)
-        *out_existed = unit.first_found.ref != 0;
     km__release(store->allocator, unit.order, count * sizeof(*unit.order));
     return rc;
 }

@@ -4,11 +4,17 @@
  *
  * Verifying is opening for reading, which sums every record; if that fails, the log is gone through
  * once more, beginning again after each damaged place, so that all of them are named.
+ *
+ * Salvage applies the records that are whole, in log order, to a new store. Names and kinds of maps
+ * are those of map-created records, else of MAPS, if that is whole, else made up. Compaction leaves
+ * records of a KM_INSERTION map in another order than that of their ordinals: where that was met,
+ * the log is gone through a second time for the ordinals, and the keys are put anew in their order.
  */
 #include "store/store_internal.h"
 
 #include <stdio.h>
 
+#include "format/catalogue.h"
 #include "log/log_rescue.h"
 
 struct check {
@@ -23,8 +29,20 @@ struct check {
 
     /* salvage */
     km_store *store;
-    km_map **maps; /* of the new store, by id in the old; NULL: not met yet */
-    km_error *error;
+    struct salvaged_map *maps; /* by id in the old store */
+    uint8_t *catalogue;        /* MAPS; NULL: it is missing or damaged */
+    size_t catalogue_size;
+    km_store *order_store; /* in memory, for the second pass */
+    km_map *order;         /* of it: from (map id, ordinal), big-endian, to the key */
+    int is_unordered;      /* a map is */
+};
+
+/* What has become of a map of the damaged store. */
+struct salvaged_map {
+    km_map *map; /* of the new store; NULL: not met yet, or dropped */
+    uint64_t next_ordinal;
+    int is_unordered; /* keys were inserted in another order than that of their ordinals */
+    int is_settled;   /* a record has told whether it exists */
 };
 
 /* ---- findings ---------------------------------------------------------------------------- */
@@ -186,32 +204,184 @@ km_status km_verify(const char *path, km_finding_fn found, void *context,
     return km__store_verify_with(km__os_linux(), path, found, context, out_result, out_error);
 }
 
-/* ---- salvage ----------------------------------------------------------------------------- */
+/* ---- salvage: maps ----------------------------------------------------------------------- */
 
-static km_status map_of(struct check *check, const struct record *record, const km_bytes *name,
-                        km_map **out_map)
+static int catalogue_is_whole(const struct check *check)
 {
-    km_map **map = &check->maps[record->map];
+    struct catalogue_header header;
+
+    if (km__catalogue_header_decode(check->catalogue, &header) ||
+        header.table_size != check->catalogue_size - CATALOGUE_HEADER_SIZE)
+        return 0;
+    if (check->has_identity &&
+        memcmp(header.store_id, check->identity.store_id, STORE_ID_SIZE) != 0)
+        return 0;
+    return km__catalogue_table_check(&header, check->catalogue + CATALOGUE_HEADER_SIZE) == KM_OK;
+}
+
+static void drop_catalogue(struct check *check)
+{
+    km__release(&check->os->allocator, check->catalogue, check->catalogue_size);
+    check->catalogue = NULL;
+}
+
+/* It may be missing: then the log tells of all maps, or names are lost. */
+static void load_damaged_catalogue(struct check *check)
+{
+    const struct os_ops *ops = check->os->ops;
+    struct os_file *file = NULL;
+    uint64_t size = 0;
+
+    if (ops->open_file(check->dir, CATALOGUE_NAME, OS_OPEN_READ, &file))
+        return;
+    if (!ops->file_size(file, &size) && size >= CATALOGUE_HEADER_SIZE &&
+        size <= CATALOGUE_HEADER_SIZE + KM_MAP_COUNT_MAX * CATALOGUE_ENTRY_SIZE_MAX) {
+        check->catalogue_size = (size_t)size;
+        check->catalogue = km__allocate(&check->os->allocator, (size_t)size);
+    }
+    if (check->catalogue &&
+        (ops->read_at(file, 0, check->catalogue, (size_t)size) || !catalogue_is_whole(check)))
+        drop_catalogue(check);
+    ops->close_file(file);
+}
+
+/* What MAPS tells of a map; 0: nothing. */
+static int find_in_catalogue(const struct check *check, uint16_t id, struct catalogue_entry *out)
+{
+    size_t at = CATALOGUE_HEADER_SIZE, size = 0;
+
+    for (; check->catalogue && at < check->catalogue_size; at += size) {
+        if (km__catalogue_entry_decode(check->catalogue + at, check->catalogue_size - at, out,
+                                       &size))
+            return 0;
+        if (out->id == id)
+            return 1;
+    }
+    return 0;
+}
+
+/* A sorted map can do what a hash map can: so it is the guess where nothing tells. */
+static km_map_kind guess_kind(const struct record *record)
+{
+    return record->flags & RECORD_HAS_ORDINAL ? KM_INSERTION : KM_SORTED;
+}
+
+static km_status make_up_map(struct check *check, const struct record *record, km_map **out_map)
+{
     char made_up[32];
     km_error finding;
     km_status rc;
 
-    if (*map && !name) {
-        *out_map = *map;
-        return KM_OK;
-    }
-    if (name)
-        return km_map_open_or_create(check->store, *name, KM_HASH, map);
     snprintf(made_up, sizeof(made_up), "map-%u", record->map);
-    rc = km_map_open_or_create(check->store, km_bytes_of_string(made_up), KM_HASH, map);
+    rc = km_map_open_or_create(check->store, km_bytes_of_string(made_up), guess_kind(record),
+                               out_map);
     if (rc)
         return rc;
     km__ignore(km__fail(&finding, KM_E_CORRUPT, NULL, 0, 0,
                         "the name of map %u is lost: it is called %s now", record->map, made_up),
                "the status is the one given");
     tell(check, &finding);
-    *out_map = *map;
     return KM_OK;
+}
+
+/* The map of a record that needs one. */
+static km_status map_of(struct check *check, const struct record *record, km_map **out_map)
+{
+    struct salvaged_map *map = &check->maps[record->map];
+    struct catalogue_entry entry;
+    km_status rc = KM_OK;
+
+    if (!map->map && find_in_catalogue(check, record->map, &entry))
+        rc = km_map_open_or_create(check->store, km_bytes_of(entry.name, entry.name_size),
+                                   (km_map_kind)entry.kind, &map->map);
+    else if (!map->map)
+        rc = make_up_map(check, record, &map->map);
+    map->is_settled = 1;
+    *out_map = map->map;
+    return rc;
+}
+
+static km_status create_salvaged(struct check *check, const struct record *record,
+                                 const uint8_t *value)
+{
+    km_map_kind kind = value[0] >= KM_HASH && value[0] <= KM_SORTED ? (km_map_kind)value[0]
+                                                                    : guess_kind(record);
+
+    check->maps[record->map].is_settled = 1;
+    return km_map_open_or_create(check->store, km_bytes_of(value + 1, record->key_size), kind,
+                                 &check->maps[record->map].map);
+}
+
+/* After all records: the maps of MAPS that have none. */
+static km_status create_empty_maps(struct check *check)
+{
+    size_t at = CATALOGUE_HEADER_SIZE, size = 0;
+    km_status rc = KM_OK;
+
+    for (; !rc && check->catalogue && at < check->catalogue_size; at += size) {
+        struct catalogue_entry entry;
+        km_map *map;
+
+        rc = km__catalogue_entry_decode(check->catalogue + at, check->catalogue_size - at, &entry,
+                                        &size);
+        if (!rc && !entry.dropped && !check->maps[entry.id].is_settled)
+            rc = km_map_open_or_create(check->store, km_bytes_of(entry.name, entry.name_size),
+                                       (km_map_kind)entry.kind, &map);
+    }
+    return rc;
+}
+
+/* ---- salvage: records -------------------------------------------------------------------- */
+
+static km_status absent_is_fine(km_status rc)
+{
+    return rc == KM_NOT_FOUND ? KM_OK : rc;
+}
+
+/* A put whose key has expired deletes what was there. */
+static km_status put_until(km_map *map, km_bytes key, km_bytes value, uint64_t expires_ms)
+{
+    uint64_t now_ms = expires_ms ? km__store_clock(map->store) : 0;
+    km_write write = KM_WRITE_INIT;
+
+    if (expires_ms && expires_ms <= now_ms)
+        return absent_is_fine(km_del(map, key, NULL));
+    write.ttl_ms = expires_ms - now_ms; /* 0 if it stays */
+    return km_put(map, key, value, &write);
+}
+
+/* Before a put: will the key's place be the one that its ordinal says? */
+static void note_order(struct check *check, const struct record *record, km_bytes key)
+{
+    struct salvaged_map *map = &check->maps[record->map];
+
+    if (!(record->flags & RECORD_HAS_ORDINAL) || map->map->kind != KM_INSERTION)
+        return;
+    if (record->ordinal < map->next_ordinal && km_contains(map->map, key) == KM_NOT_FOUND)
+        map->is_unordered = check->is_unordered = 1;
+    else if (record->ordinal >= map->next_ordinal)
+        map->next_ordinal = record->ordinal + 1;
+}
+
+static km_status delete_salvaged_range(km_map *map, const struct record *record,
+                                       const uint8_t *value)
+{
+    km_range range = {.from = km_bytes_of(value + record->value_size, record->key_size)};
+    km_status rc;
+
+    if (value[0] == RECORD_RANGE_HAS_END)
+        range.to = km_bytes_of(value + 1, record->value_size - 1);
+    rc = km_del_range(map, &range, NULL, NULL);
+    return rc == KM_E_UNSUPPORTED ? KM_OK : rc; /* FORMAT.md, B8: void */
+}
+
+static km_status drop_salvaged(struct salvaged_map *map)
+{
+    km_map *dropped = map->map;
+
+    memset(map, 0, sizeof(*map));
+    map->is_settled = 1;
+    return dropped ? km_map_drop(dropped) : KM_OK;
 }
 
 static km_status copy_record(void *context, const struct record *record, const uint8_t *bytes,
@@ -221,23 +391,115 @@ static km_status copy_record(void *context, const struct record *record, const u
     const uint8_t *value = bytes + km__record_payload_offset(record->flags);
     km_bytes key = {value + record->value_size, record->key_size};
     km_map *map = NULL;
-    km_status rc;
+    km_status rc = KM_OK;
 
     (void)position;
     if (record->map >= KM_MAP_COUNT_MAX)
         return KM_OK;
     if (record->kind == RECORD_MAP_CREATED)
-        return map_of(check, record, &key, &map);
-    rc = map_of(check, record, NULL, &map);
-    if (rc)
-        return rc;
+        return create_salvaged(check, record, value);
+    if (record->kind == RECORD_MAP_DROPPED)
+        return drop_salvaged(&check->maps[record->map]);
+    if (record->kind == RECORD_PUT)
+        rc = map_of(check, record, &map);
+    else
+        map = check->maps[record->map].map;
+    if (rc || !map)
+        return rc; /* nothing is there that the record could take away */
     switch (record->kind) {
-    case RECORD_PUT: return km_put(map, key, km_bytes_of(value, record->value_size), NULL);
-    case RECORD_DELETE: rc = km_del(map, key, NULL); return rc == KM_NOT_FOUND ? KM_OK : rc;
-    case RECORD_MAP_CLEARED: return km_map_clear(map);
-    default: check->maps[record->map] = NULL; return km_map_drop(map);
+    case RECORD_PUT:
+        note_order(check, record, key);
+        return put_until(map, key, km_bytes_of(value, record->value_size), record->expiry);
+    case RECORD_DELETE: return absent_is_fine(km_del(map, key, NULL));
+    case RECORD_RANGE_DELETED: return delete_salvaged_range(map, record, value);
+    default: return km_map_clear(map);
     }
 }
+
+/* ---- salvage: the order of keys ---------------------------------------------------------- */
+
+#define SALVAGE_ORDER_KEY_SIZE 10u
+
+static void store_order_key(uint8_t to[SALVAGE_ORDER_KEY_SIZE], uint16_t map, uint64_t ordinal)
+{
+    to[0] = (uint8_t)(map >> 8);
+    to[1] = (uint8_t)map;
+    for (uint32_t i = 0; i < 8; i++)
+        to[2 + i] = (uint8_t)(ordinal >> (56 - 8 * i));
+}
+
+/* The second pass. */
+static km_status note_ordinal(void *context, const struct record *record, const uint8_t *bytes,
+                              uint64_t position)
+{
+    struct check *check = context;
+    uint8_t order_key[SALVAGE_ORDER_KEY_SIZE];
+
+    (void)position;
+    if (record->kind != RECORD_PUT || record->map >= KM_MAP_COUNT_MAX ||
+        !check->maps[record->map].is_unordered)
+        return KM_OK;
+    store_order_key(order_key, record->map, record->ordinal);
+    return km_put(check->order, km_bytes_of(order_key, sizeof(order_key)),
+                  km_bytes_of(bytes + km__record_payload_offset(record->flags) + record->value_size,
+                              record->key_size),
+                  NULL);
+}
+
+/* Put a key behind all that the map has. */
+static km_status put_anew(km_map *map, km_bytes key)
+{
+    km_buffer value = KM_BUFFER_INIT;
+    km_key_info info = {0, 0, 0};
+    km_status rc = km_get_info(map, key, &value, &info);
+
+    if (!rc)
+        rc = absent_is_fine(km_del(map, key, NULL));
+    if (!rc)
+        rc = put_until(map, key, km_bytes_of(value.data, value.size), info.expires_ms);
+    km_buffer_free(&value);
+    return absent_is_fine(rc);
+}
+
+/* By ascending ordinals: of those that a key had, the last one counts. */
+static km_status put_in_order(struct check *check)
+{
+    km_cursor *cursor = NULL;
+    km_bytes order_key, key;
+    km_status rc = km_cursor_open(check->order, NULL, &cursor);
+
+    while (!rc) { /* ends with the keys */
+        rc = km_cursor_next(cursor, &order_key, &key);
+        if (!rc) {
+            const uint8_t *p = order_key.data;
+            km_map *map = check->maps[(uint32_t)p[0] << 8 | p[1]].map;
+
+            rc = map ? put_anew(map, key) : KM_OK;
+        }
+    }
+    km_cursor_close(cursor);
+    return rc == KM_END ? KM_OK : rc;
+}
+
+static km_status restore_key_order(struct check *check, km_error *error)
+{
+    struct check quiet = *check; /* what the first pass told is not told again */
+    km_status rc = km__store_open_memory_with(check->os, NULL, 1, &check->order_store, error);
+
+    if (!rc)
+        rc = km_map_create(check->order_store, km_bytes_of_string("order"), KM_SORTED,
+                           &check->order);
+    quiet.order = check->order;
+    quiet.found = NULL;
+    if (!rc)
+        rc = rescue_all(&quiet, note_ordinal, error);
+    if (!rc)
+        rc = put_in_order(check);
+    km__ignore(km_close(check->order_store, NULL), "it was in memory only");
+    return rc;
+}
+
+/* ---- salvage ----------------------------------------------------------------------------- */
 
 static km_status fill_new_store(struct check *check, const char *new_path, km_error *error)
 {
@@ -250,6 +512,10 @@ static km_status fill_new_store(struct check *check, const char *new_path, km_er
     if (rc)
         return rc;
     rc = rescue_all(check, copy_record, error);
+    if (!rc)
+        rc = create_empty_maps(check);
+    if (!rc && check->is_unordered)
+        rc = restore_key_order(check, error);
     if (!rc)
         rc = km_store_stats(check->store, &stats);
     check->result.copied_count = stats.key_count;
@@ -269,7 +535,9 @@ km_status km_salvage(const char *path, const char *new_path, km_finding_fn found
     rc = open_damaged(&check, path, out_error);
     if (!rc) {
         check.maps = km__map_pages(&check.os->allocator, maps_size);
+        load_damaged_catalogue(&check);
         rc = check.maps ? fill_new_store(&check, new_path, out_error) : KM_E_NO_MEMORY;
+        drop_catalogue(&check);
     }
     if (check.maps)
         km__unmap_pages(&check.os->allocator, check.maps, maps_size);

@@ -302,22 +302,43 @@ static km_status copy_name(struct km_watch *watch, const struct log_item *item, 
     return copy_watched(&watch->name, map->name, map->name_size, out);
 }
 
-/* I4. The kinds of changes are numbered as those of records. */
-static km_status copy_change(struct km_watch *watch, const struct log_item *item, km_change *out)
+/* The kinds of changes are numbered as those of records, but for one. */
+static km_change_kind kind_of_change(uint8_t record_kind)
 {
-    const struct record *record = &item->record;
-    km_change change = {.kind = (km_change_kind)record->kind, .position = item->position};
-    km_status rc = copy_name(watch, item, &change.map);
-
     _Static_assert((int)KM_CHANGE_PUT == RECORD_PUT && (int)KM_CHANGE_DELETE == RECORD_DELETE &&
                        (int)KM_CHANGE_MAP_CREATED == RECORD_MAP_CREATED &&
                        (int)KM_CHANGE_MAP_DROPPED == RECORD_MAP_DROPPED &&
                        (int)KM_CHANGE_MAP_CLEARED == RECORD_MAP_CLEARED,
                    "kinds of changes and of records");
+    return record_kind == RECORD_RANGE_DELETED ? KM_CHANGE_RANGE_DELETED
+                                               : (km_change_kind)record_kind;
+}
+
+/* The first key of a range, and the first behind it if there is an end. */
+static km_status copy_range(struct km_watch *watch, const struct log_item *item, km_change *change)
+{
+    const struct record *record = &item->record;
+    const uint8_t *value = item_value(item);
+    km_status rc = copy_watched(&watch->key, item_key(item), record->key_size, &change->key);
+
+    if (rc || record->value_size == 0 || value[0] == RECORD_RANGE_IS_OPEN)
+        return rc;
+    return copy_watched(&watch->value, value + 1, record->value_size - 1, &change->value);
+}
+
+/* I4 */
+static km_status copy_change(struct km_watch *watch, const struct log_item *item, km_change *out)
+{
+    const struct record *record = &item->record;
+    km_change change = {.kind = kind_of_change(record->kind), .position = item->position};
+    km_status rc = copy_name(watch, item, &change.map);
+
     if (!rc && (record->kind == RECORD_PUT || record->kind == RECORD_DELETE))
         rc = copy_watched(&watch->key, item_key(item), record->key_size, &change.key);
     if (!rc && record->kind == RECORD_PUT)
         rc = copy_watched(&watch->value, item_value(item), record->value_size, &change.value);
+    if (!rc && record->kind == RECORD_RANGE_DELETED)
+        rc = copy_range(watch, item, &change);
     if (rc)
         return rc; /* the next call finds the same record */
     change.more_follows = has_wanted_rest(watch, item);

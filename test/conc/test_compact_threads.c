@@ -154,7 +154,7 @@ static void *run_walker(void *context)
         km_bytes key, value;
         km_status rc;
 
-        CHECK_STATUS(km_cursor_open(stress->map, &cursor), KM_OK);
+        CHECK_STATUS(km_cursor_open(stress->map, NULL, &cursor), KM_OK);
         while ((rc = km_cursor_next(cursor, &key, &value)) == KM_OK) {
             uint64_t number = km_u64_key_to(key.data);
 
@@ -356,7 +356,7 @@ static void leave_damaged_image(struct stress *stress, struct harness_random *ra
     file = fopen(path, "r+b");
     CHECK(file && fread(bytes, 1, sizeof(bytes), file) == sizeof(bytes));
     CHECK_STATUS(km__image_header_decode(bytes, &header), KM_OK);
-    for (int i = 0; i < 20; i++)
+    for (int i = 0; i < 2; i++)
         flip_byte(file, IMAGE_HEADER_SIZE +
                             harness_below(random, header.table_offset - 2 * IMAGE_HEADER_SIZE));
     fclose(file);

@@ -271,12 +271,87 @@ static void call_batch(struct recorder *recorder, uint32_t key)
     }
 }
 
+/* An insert that finds the key there has seen its value. */
+static void call_insert(struct recorder *recorder, uint32_t key, km_bytes name)
+{
+    struct linear_call *call = new_call(recorder, key, LINEAR_PUT_PREVIOUS);
+    km_write write = KM_WRITE_INIT;
+    uint8_t bytes[160];
+    km_bytes value = make_value(recorder, call->value, bytes);
+    km_status rc;
+
+    write.previous = &recorder->buffer;
+    call->begin_ns = harness_now_ns();
+    rc = km_put_if_absent(recorder->round->map, name, value, &write);
+    call->end_ns = harness_now_ns();
+    if (rc == KM_OK)
+        return;
+    CHECK_STATUS(rc, KM_EXISTS);
+    call->kind = LINEAR_GET;
+    call->seen = number_in(km_bytes_of(recorder->buffer.data, recorder->buffer.size));
+}
+
+struct replacement {
+    struct linear_call *call;
+    km_bytes value;
+};
+
+static km_update_verdict replace_value(void *context, const km_bytes *old_value,
+                                       const km_key_info *old_info, km_bytes *new_value)
+{
+    struct replacement *replacement = context;
+
+    (void)old_info;
+    replacement->call->seen = old_value ? number_in(*old_value) : 0;
+    *new_value = replacement->value;
+    return KM_UPDATE_PUT;
+}
+
+static void call_update(struct recorder *recorder, uint32_t key, km_bytes name)
+{
+    struct linear_call *call = new_call(recorder, key, LINEAR_PUT_PREVIOUS);
+    uint8_t bytes[160];
+    struct replacement replacement = {call, make_value(recorder, call->value, bytes)};
+
+    call->begin_ns = harness_now_ns();
+    CHECK_STATUS(km_update(recorder->round->map, name, replace_value, &replacement, NULL), KM_OK);
+    call->end_ns = harness_now_ns();
+}
+
+/* The keys from `key` on, as a snapshot has them: all of the moment when it was taken. */
+static void call_snapshot(struct recorder *recorder, uint32_t key)
+{
+    km_snapshot *snapshot = NULL;
+    uint64_t begin_ns = harness_now_ns(), end_ns;
+
+    CHECK_STATUS(km_snapshot_open(recorder->round->store, &snapshot), KM_OK);
+    end_ns = harness_now_ns();
+    for (; key < KEY_COUNT; key++) {
+        km_u64_key name = km_u64_key_from(recorder->round->key_base + key);
+        struct linear_call *call;
+        km_status rc;
+
+        if (recorder->counts[key] == CALLS_PER_KEY)
+            continue;
+        call = new_call(recorder, key, LINEAR_GET);
+        call->begin_ns = begin_ns;
+        call->end_ns = end_ns;
+        rc = km_snapshot_get(snapshot, recorder->round->map, km_bytes_of(name.bytes, 8),
+                             &recorder->buffer, NULL);
+        if (rc == KM_OK)
+            call->seen = number_in(km_bytes_of(recorder->buffer.data, recorder->buffer.size));
+        else
+            CHECK_STATUS(rc, KM_NOT_FOUND);
+    }
+    km_snapshot_close(snapshot);
+}
+
 static void call_any(struct recorder *recorder)
 {
     uint32_t key = (uint32_t)harness_below(&recorder->random, KEY_COUNT);
     km_u64_key name = km_u64_key_from(recorder->round->key_base + key);
     km_bytes bytes = km_bytes_of(name.bytes, 8);
-    uint64_t dice = harness_below(&recorder->random, 20);
+    uint64_t dice = harness_below(&recorder->random, 26);
 
     if (recorder->counts[key] == CALLS_PER_KEY)
         return;
@@ -286,8 +361,14 @@ static void call_any(struct recorder *recorder)
         call_put(recorder, key, bytes, dice < 10);
     else if (dice < 18)
         call_del(recorder, key, bytes);
-    else if (dice < 19)
+    else if (dice < 20)
+        call_insert(recorder, key, bytes);
+    else if (dice < 22)
+        call_update(recorder, key, bytes);
+    else if (dice < 23)
         call_many(recorder, key);
+    else if (dice < 24)
+        call_snapshot(recorder, key);
     else
         call_batch(recorder, key);
 }
@@ -338,15 +419,15 @@ static void *run_recorder(void *context)
     return NULL;
 }
 
-static void record(km_store *store, uint64_t stream)
+static void record(km_store *store, km_map_kind kind, uint64_t stream)
 {
     struct round *round = calloc(1, sizeof(*round));
     pthread_t threads[THREAD_COUNT];
 
     assert_non_null(round);
     round->store = store;
-    round->map = harness_map(store, "map");
-    round->rounds = harness_scaled(4000);
+    CHECK_STATUS(km_map_create(store, km_bytes_of_string("map"), kind, &round->map), KM_OK);
+    round->rounds = harness_scaled(2000);
     pthread_barrier_init(&round->barrier, NULL, THREAD_COUNT);
     for (uint32_t t = 0; t < THREAD_COUNT; t++) {
         struct recorder *recorder = &round->recorders[t];
@@ -363,27 +444,46 @@ static void record(km_store *store, uint64_t stream)
     free(round);
 }
 
-static void keys_of_a_store_in_a_folder_are_linearizable(void **state)
+static void record_in_folder(km_map_kind kind, uint64_t stream)
 {
     char path[HARNESS_PATH_SIZE];
     km_store *store;
 
-    (void)state;
     harness_make_folder(path);
     store = harness_open(path, NULL);
-    record(store, 10);
+    record(store, kind, stream);
     harness_close(store);
     harness_remove(path);
 }
 
-static void keys_of_a_store_in_memory_are_linearizable(void **state)
+static void record_in_memory(km_map_kind kind, uint64_t stream)
 {
     km_store *store = NULL;
 
-    (void)state;
     CHECK_STATUS(km_open_memory(NULL, &store, NULL), KM_OK);
-    record(store, 20);
+    record(store, kind, stream);
     harness_close(store);
+}
+
+static void keys_of_a_hash_map_are_linearizable(void **state)
+{
+    (void)state;
+    record_in_folder(KM_HASH, 10);
+    record_in_memory(KM_HASH, 20);
+}
+
+static void keys_in_insertion_order_are_linearizable(void **state)
+{
+    (void)state;
+    record_in_folder(KM_INSERTION, 30);
+    record_in_memory(KM_INSERTION, 40);
+}
+
+static void keys_in_sorted_order_are_linearizable(void **state)
+{
+    (void)state;
+    record_in_folder(KM_SORTED, 50);
+    record_in_memory(KM_SORTED, 60);
 }
 
 int main(void)
@@ -392,8 +492,9 @@ int main(void)
         cmocka_unit_test(checker_accepts_good_histories),
         cmocka_unit_test(checker_catches_bad_histories),
         cmocka_unit_test(checker_catches_any_wrong_result),
-        cmocka_unit_test(keys_of_a_store_in_a_folder_are_linearizable),
-        cmocka_unit_test(keys_of_a_store_in_memory_are_linearizable),
+        cmocka_unit_test(keys_of_a_hash_map_are_linearizable),
+        cmocka_unit_test(keys_in_insertion_order_are_linearizable),
+        cmocka_unit_test(keys_in_sorted_order_are_linearizable),
     };
 
     harness_begin();

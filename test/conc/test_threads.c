@@ -296,7 +296,7 @@ static void walk_once(struct stress *stress, uint8_t *met)
     km_status rc;
 
     memset(met, 0, STABLE_COUNT);
-    CHECK_STATUS(km_cursor_open(stress->map, &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(stress->map, NULL, &cursor), KM_OK);
     while ((rc = km_cursor_next(cursor, &key, &value)) == KM_OK) {
         uint64_t number;
 

@@ -51,7 +51,8 @@ static void put(km_store *store, uint32_t map, uint32_t key, uint64_t value_id, 
     km_map *maps = NULL;
 
     assert_int_equal(
-        km_map_open_or_create(store, km__history_map_name(map), KM_KIND_DEFAULT, &maps), KM_OK);
+        km_map_open_or_create(store, km__history_map_name(map), km__history_map_kind(map), &maps),
+        KM_OK);
     km__history_value(value_id, size, value_bytes);
     assert_int_equal(
         km_put(maps, km__history_key(key, key_bytes), km_bytes_of(value_bytes, size), NULL), KM_OK);

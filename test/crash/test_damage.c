@@ -165,7 +165,7 @@ static void check_walk(km_map *map, const char *what)
     km_bytes key, value;
     uint64_t count = 0;
 
-    CHECK_STATUS(km_cursor_open(map, &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(map, NULL, &cursor), KM_OK);
     while (km_cursor_next(cursor, &key, &value) == KM_OK) {
         CHECK(key.size == 8 && km_u64_key_to(key.data) < KEY_COUNT);
         CHECK(harness_value_version(value, km_u64_key_to(key.data)) ==
@@ -511,7 +511,7 @@ static void check_corrupt(km_store *store, km_map *map, uint64_t key)
     CHECK_STATUS(km_get_ref(reader, map, keys[0], values), KM_E_CORRUPT);
     CHECK_STATUS(km_get_many(reader, map, keys, 2, values, NULL), KM_E_CORRUPT);
     km_read_end(reader);
-    CHECK_STATUS(km_cursor_open(map, &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(map, NULL, &cursor), KM_OK);
     do {
         rc = km_cursor_next(cursor, NULL, NULL);
     } while (rc == KM_OK);

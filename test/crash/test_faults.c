@@ -172,7 +172,8 @@ static void change_map(struct trial *trial, uint32_t map, enum effect_kind kind)
 
     begin_change(trial, effect);
     if (kind == EFFECT_CREATE)
-        rc = km_map_create(trial->store, km__history_map_name(map), KM_HASH, &trial->maps[map]);
+        rc = km_map_create(trial->store, km__history_map_name(map), km__history_map_kind(map),
+                           &trial->maps[map]);
     else
         rc = kind == EFFECT_DROP ? km_map_drop(trial->maps[map]) : km_map_clear(trial->maps[map]);
     if (rc == KM_OK && kind == EFFECT_DROP)

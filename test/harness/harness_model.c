@@ -241,7 +241,7 @@ static void check_walk(struct model *model, uint32_t map)
     uint64_t count = 0;
     km_status rc;
 
-    CHECK_STATUS(km_cursor_open(model->maps[map], &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(model->maps[map], NULL, &cursor), KM_OK);
     while ((rc = km_cursor_next(cursor, &key, &value)) == KM_OK) {
         uint64_t number = km_u64_key_to(key.data);
 

@@ -5,8 +5,8 @@
  * A universe of few maps and keys; values made from a number and a size. A history is a list of
  * changes; a change is what must be recovered as one: a put, a delete, a batch, a clear, a drop.
  * After each change the whole content has a fingerprint: the sum of the hashes of its maps and
- * entries, which does not depend on their order. So what a recovered store holds is matched with a
- * prefix of the history by comparing numbers.
+ * entries; and, for maps in insertion order, of each two keys that follow one another. So what a
+ * recovered store holds is matched with a prefix of the history by comparing numbers.
  *
  * Index 0 is what was there at first, index i what is there after the i-th change.
  */
@@ -36,6 +36,7 @@ uint64_t km__environment_number(const char *name, uint64_t otherwise);
 
 /* ---- the universe */
 km_bytes km__history_map_name(uint32_t map);
+km_map_kind km__history_map_kind(uint32_t map); /* each kind occurs */
 /* buffer takes HISTORY_KEY_SIZE_MAX bytes. */
 km_bytes km__history_key(uint32_t key, uint8_t *buffer);
 void km__history_value(uint64_t value_id, uint32_t size, uint8_t *bytes);
@@ -44,9 +45,11 @@ void km__history_value(uint64_t value_id, uint32_t size, uint8_t *bytes);
 struct entry_state {
     uint64_t value_id; /* 0: absent */
     uint32_t size;
+    uint64_t inserted; /* number of its insertion: its place in the order */
 };
 struct content {
     uint64_t fingerprint;
+    uint64_t last_inserted;
     uint32_t exists[HISTORY_MAP_COUNT];
     struct entry_state entries[HISTORY_MAP_COUNT][HISTORY_KEY_COUNT];
 };
@@ -91,9 +94,11 @@ void km__history_content(const struct history *history, size_t index, struct con
 long km__history_find(const struct history *history, uint64_t fingerprint, size_t low, size_t high);
 
 /* ---- stores */
-/* Read all of a store, by cursors and by gets, which must agree, and sum it up. Returns 0, or -1
- * after printing what is wrong. */
+/* Read all of a store, by cursors in both directions, by gets and by positions, which must agree,
+ * and sum it up. Returns 0, or -1 after printing what is wrong. */
 int km__history_read_store(km_store *store, uint64_t *out_fingerprint);
+/* The same of a snapshot. */
+int km__history_read_snapshot(km_snapshot *snapshot, uint64_t *out_fingerprint);
 /* Print the first difference between a store and a content. */
 void km__history_print_difference(km_store *store, const struct content *content);
 

@@ -27,7 +27,8 @@ static const char *const op_names[OP_COUNT] = {"put",           "put of a specia
                                                "housekeeping",  "wait_durable",
                                                "reopen",        "compaction",
                                                "km_compact",    "keeper's round",
-                                               "image"};
+                                               "image",         "range",
+                                               "update",        "snapshot"};
 
 static void expect(struct workload *workload, km_status rc, const char *what)
 {
@@ -69,12 +70,29 @@ void km__workload_open(struct workload *workload)
     km__workload_adopt(workload, store);
 }
 
+static void check_and_close_snapshot(struct workload *workload, struct held_snapshot *held)
+{
+    uint64_t fingerprint = 0;
+
+    if (!held->snapshot)
+        return;
+    if (km__history_read_snapshot(held->snapshot, &fingerprint) ||
+        fingerprint != held->fingerprint) {
+        printf("%s: a snapshot has other contents than when it was taken\n", workload->op_name);
+        workload->failed = 1;
+    }
+    km_snapshot_close(held->snapshot);
+    held->snapshot = NULL;
+}
+
 void km__workload_close(struct workload *workload)
 {
     km_error error = {0};
     km_status rc;
 
     workload->op_name = "close";
+    for (uint32_t i = 0; i < WORKLOAD_SNAPSHOTS; i++)
+        check_and_close_snapshot(workload, &workload->snapshots[i]);
     rc = km_close(workload->store, &error);
     workload->store = NULL;
     if (rc)
@@ -150,6 +168,8 @@ static void put(struct workload *workload, struct effect effect)
 
     km__history_value(effect.value_id, effect.size, value);
     write.durability = choose_durability(workload);
+    if (km__random_one_in(&workload->random, 8))
+        write.ttl_ms = UINT64_MAX / 2; /* never comes */
     km__history_add(workload->history, effect);
     km__history_begin(workload->history);
     rc = km_put(workload->maps[effect.map], km__history_key(effect.key, key_bytes),
@@ -241,6 +261,123 @@ static void run_batch(struct workload *workload, uint32_t map, uint32_t size_max
     km_batch_destroy(batch);
 }
 
+/* ---- changes on condition ------------------------------------------------------------------ */
+
+static km_update_verdict update_value(void *context, const km_bytes *old_value,
+                                      const km_key_info *old_info, km_bytes *new_value)
+{
+    (void)old_value;
+    (void)old_info;
+    *new_value = *(const km_bytes *)context;
+    return KM_UPDATE_PUT;
+}
+
+/* A batch of one change that is expected to find what is there, and one that is not. */
+static km_status put_expecting(struct workload *workload, struct effect effect, km_bytes key,
+                               km_bytes value, km_write *write)
+{
+    km_map *map = workload->maps[effect.map];
+    km_key_info info = {0, 0, 0};
+    km_batch *batch = NULL;
+    km_status rc = km_get_info(map, key, NULL, &info);
+
+    if (rc && rc != KM_NOT_FOUND)
+        return rc;
+    expect(workload, km_batch_create(workload->store, &batch), "km_batch_create");
+    expect(workload, km_batch_put(batch, map, key, value), "km_batch_put");
+    expect(workload, km_batch_expect(batch, map, key, info.version + 8), "km_batch_expect");
+    rc = km_batch_commit(batch, NULL);
+    if (rc != KM_CONFLICT)
+        expect(workload, rc ? rc : KM_E_INVALID, "a batch that must not happen");
+    km_batch_clear(batch);
+    expect(workload, km_batch_put(batch, map, key, value), "km_batch_put");
+    expect(workload, km_batch_expect(batch, map, key, info.version), "km_batch_expect");
+    rc = km_batch_commit(batch, write);
+    km_batch_destroy(batch);
+    return rc;
+}
+
+static void update_key(struct workload *workload, uint32_t map)
+{
+    uint8_t key_bytes[HISTORY_KEY_SIZE_MAX];
+    struct effect effect = choose_effect(workload, map, 2000);
+    km_bytes key = km__history_key(effect.key, key_bytes), value;
+    km_write write = KM_WRITE_INIT;
+    uint8_t *bytes = malloc(effect.size + 1);
+    km_status rc;
+
+    km__history_value(effect.value_id, effect.size, bytes);
+    value = km_bytes_of(bytes, effect.size);
+    km__history_add(workload->history, effect);
+    km__history_begin(workload->history);
+    if (km__random_one_in(&workload->random, 2))
+        rc = km_update(workload->maps[map], key, update_value, &value, &write);
+    else
+        rc = put_expecting(workload, effect, key, value, &write);
+    end_change(workload, rc, write.position, write.durability);
+    free(bytes);
+}
+
+static int is_in_range(km_bytes key, km_bytes from, km_bytes to)
+{
+    size_t low = key.size < from.size ? key.size : from.size;
+    size_t high = key.size < to.size ? key.size : to.size;
+    int after = memcmp(key.data, from.data, low), before = memcmp(key.data, to.data, high);
+
+    return (after > 0 || (after == 0 && key.size >= from.size)) &&
+           (before < 0 || (before == 0 && key.size < to.size));
+}
+
+static void delete_range(struct workload *workload, uint32_t map)
+{
+    uint8_t bytes[3][HISTORY_KEY_SIZE_MAX];
+    struct effect effect = choose_effect(workload, map, 1), end = choose_effect(workload, map, 1);
+    km_range range = {
+        km__history_key(effect.key, bytes[0]), km__history_key(end.key, bytes[1]), {NULL, 0}};
+    km_write write = KM_WRITE_INIT;
+    uint64_t count = 0, expected = 0;
+    km_status rc;
+
+    if (km__history_map_kind(map) != KM_SORTED) {
+        delete_key(workload, map);
+        return;
+    }
+    effect.kind = EFFECT_DELETE;
+    for (effect.key = 0; effect.key < HISTORY_KEY_COUNT; effect.key++) {
+        km_bytes key = km__history_key(effect.key, bytes[2]);
+
+        if (workload->history->last.entries[map][effect.key].value_id &&
+            is_in_range(key, range.from, range.to)) {
+            km__history_add(workload->history, effect);
+            expected++;
+        }
+    }
+    if (expected)
+        km__history_begin(workload->history);
+    rc = km_del_range(workload->maps[map], &range, &write, &count);
+    if (!rc && count != expected)
+        rc = KM_E_INVALID;
+    if (expected)
+        end_change(workload, rc, write.position, write.durability);
+    else
+        expect(workload, rc, "an empty range");
+}
+
+/* ---- snapshots --------------------------------------------------------------------------- */
+
+static void take_or_check_snapshot(struct workload *workload)
+{
+    uint64_t number = km__random_below(&workload->random, WORKLOAD_SNAPSHOTS);
+    struct held_snapshot *held = &workload->snapshots[number];
+
+    if (held->snapshot) {
+        check_and_close_snapshot(workload, held);
+        return;
+    }
+    expect(workload, km_snapshot_open(workload->store, &held->snapshot), "km_snapshot_open");
+    held->fingerprint = workload->history->last.fingerprint;
+}
+
 /* ---- maps -------------------------------------------------------------------------------- */
 
 static void change_map(struct workload *workload, enum effect_kind kind, uint32_t map)
@@ -251,7 +388,7 @@ static void change_map(struct workload *workload, enum effect_kind kind, uint32_
     km__history_add(workload->history, effect);
     km__history_begin(workload->history);
     if (kind == EFFECT_CREATE)
-        rc = km_map_create(workload->store, km__history_map_name(map), KM_HASH,
+        rc = km_map_create(workload->store, km__history_map_name(map), km__history_map_kind(map),
                            &workload->maps[map]);
     else if (kind == EFFECT_CLEAR)
         rc = km_map_clear(workload->maps[map]);
@@ -278,6 +415,8 @@ static void change_something(struct workload *workload, enum workload_op op)
     case OP_DELETE: delete_key(workload, map); break;
     case OP_BATCH: run_batch(workload, map, profile->value_size_max / 2, 0); break;
     case OP_BATCH_SPECIAL: run_batch(workload, map, 60000, 20000); break;
+    case OP_RANGE: delete_range(workload, map); break;
+    case OP_UPDATE: update_key(workload, map); break;
     case OP_CLEAR: change_map(workload, EFFECT_CLEAR, map); break;
     default: change_map(workload, EFFECT_DROP, map); break;
     }
@@ -371,6 +510,7 @@ void km__workload_step(struct workload *workload)
     case OP_COMPACT:
     case OP_KEEPER:
     case OP_IMAGE: run_upkeep(workload, op); break;
+    case OP_SNAPSHOT: take_or_check_snapshot(workload); break;
     case OP_FLUSH: expect(workload, km__log_flush(log), "km__log_flush"); break;
     case OP_SYNC: expect(workload, km__log_sync(log), "km__log_sync"); break;
     case OP_SYNC_ONCE: km__log_sync_once(log); break;

@@ -30,6 +30,9 @@ enum workload_op {
     OP_COMPACT,      /* the whole log */
     OP_KEEPER,       /* a round of the keeper: an image if one is due, then the head */
     OP_IMAGE,        /* write an index image now */
+    OP_RANGE,        /* delete a range of the keys of a sorted map */
+    OP_UPDATE,       /* a change on condition: an update, or a batch that expects something */
+    OP_SNAPSHOT,     /* take one, or read one and let it go */
     OP_COUNT
 };
 
@@ -42,6 +45,14 @@ struct profile {
     km_options options;
 };
 
+#define WORKLOAD_SNAPSHOTS 2u
+
+/* A snapshot, and which content of the history it must have. */
+struct held_snapshot {
+    km_snapshot *snapshot; /* NULL: none */
+    uint64_t fingerprint;
+};
+
 struct workload {
     struct os *os;
     const struct profile *profile;
@@ -49,6 +60,7 @@ struct workload {
     struct random random;
     km_store *store; /* NULL while it is being opened */
     km_map *maps[HISTORY_MAP_COUNT];
+    struct held_snapshot snapshots[WORKLOAD_SNAPSHOTS];
     uint64_t next_value_id;
     km_position max_position; /* the largest that any call has returned */
     size_t durable_count;     /* changes of the history that must survive a power cut */

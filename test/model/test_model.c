@@ -340,7 +340,7 @@ static void compare_map(struct model_map *map)
 
     memset(seen, 0, sizeof(seen));
     CHECK(km_count(map->map) == map->count);
-    CHECK_STATUS(km_cursor_open(map->map, &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(map->map, NULL, &cursor), KM_OK);
     while ((rc = km_cursor_next(cursor, &key, &value)) == KM_OK) {
         uint32_t number = key_number(key);
 

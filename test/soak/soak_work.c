@@ -149,7 +149,7 @@ static void walk_map(struct walk *walk, km_map *map)
     km_bytes key, value;
     km_status rc;
 
-    CHECK_STATUS(km_cursor_open(map, &cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(map, NULL, &cursor), KM_OK);
     while (!(rc = km_cursor_next(cursor, &key, &value))) {
         uint64_t number = km_u64_key_to(key.data);
         uint32_t writer = (uint32_t)(number >> 32) - 1;

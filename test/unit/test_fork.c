@@ -36,7 +36,7 @@ static int open_fixture(void **state)
     fixture.reader = NULL;
     CHECK_STATUS(km_put_u64(fixture.map, 1, km_bytes_of_string("one"), NULL), KM_OK);
     CHECK_STATUS(km_batch_create(fixture.store, &fixture.batch), KM_OK);
-    CHECK_STATUS(km_cursor_open(fixture.map, &fixture.cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(fixture.map, NULL, &fixture.cursor), KM_OK);
     return 0;
 }
 
@@ -93,7 +93,7 @@ static void check_map_calls(void)
     CHECK_STATUS(km_del_u64(fixture.map, 1, NULL), KM_E_FORKED);
     CHECK_STATUS(km_get_u64(fixture.map, 1, &buffer), KM_E_FORKED);
     CHECK_STATUS(km_contains(fixture.map, name), KM_E_FORKED);
-    CHECK_STATUS(km_cursor_open(fixture.map, &cursor), KM_E_FORKED);
+    CHECK_STATUS(km_cursor_open(fixture.map, NULL, &cursor), KM_E_FORKED);
     CHECK_STATUS(km_cursor_next(fixture.cursor, &name, &value), KM_E_FORKED);
     CHECK(!map && !cursor);
 }
@@ -163,7 +163,7 @@ static void check_after_reopen(uint64_t count)
     fixture.map = harness_map(fixture.store, "map");
     CHECK(km_count(fixture.map) == count);
     CHECK_STATUS(km_batch_create(fixture.store, &fixture.batch), KM_OK);
-    CHECK_STATUS(km_cursor_open(fixture.map, &fixture.cursor), KM_OK);
+    CHECK_STATUS(km_cursor_open(fixture.map, NULL, &fixture.cursor), KM_OK);
 }
 
 #if defined(__SANITIZE_ADDRESS__)
