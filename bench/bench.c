@@ -52,7 +52,7 @@ static void print_usage(FILE *file)
                   "  --workloads A,B  default: all\n"
                   "  --rounds R       rounds of each workload and peer (5)\n"
                   "  --round-ms MS    length of a round, but for load (250)\n"
-                  "  --key u64|20     bytes of a key: 8 or 20 (20)\n"
+                  "  --key u64|16|20  bytes of a key: 8, 16 or 20 (20)\n"
                   "  --value-size S   16 and more (100)\n"
                   "  --section G      gets to a read section or transaction (256)\n"
                   "  --dir DIR        where to put the data (bench-data beside this program)\n"

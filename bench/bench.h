@@ -8,6 +8,8 @@
  *   turnover.c   a program: a log that turns over
  *   reopen.c     a program: opening after a close, a kill, without image
  *   memory.c     a program: memory while compacting, imaging, backing up
+ *   order.c      a program: maps with an order; order_work.c has the rounds
+ *   snapshot.c   a program: snapshots beside writers
  *   program.c    what the programs have in common: options, the run's folder
  *   machine.c    the header of a report; clock calibration; waiting for background work
  *   folder.c     folders: free space, sizes, removal
@@ -87,6 +89,8 @@ struct round_result {
 
 extern const struct peer *const bench_peers[];
 extern const unsigned bench_peer_count;
+extern const struct peer *const bench_order_peers[]; /* of order.c: whoever can scan */
+extern const unsigned bench_order_peer_count;
 extern const struct workload bench_workloads[];
 extern const unsigned bench_workload_count;
 

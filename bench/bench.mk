@@ -8,6 +8,9 @@
 #   make bench-turnover           a log that turns over, 500,000 records, some minutes
 #   make bench-reopen             opening after a close, a kill, without image; 1,000,000 records
 #   make bench-memory             memory while compacting, imaging, backing up
+#   make bench-order              maps with an order: walks, ranges, positions; 1,000,000 records
+#   make bench-snapshot           snapshots beside writers, 1,000,000 records
+#   make bench-quick              those two, small: seconds, to see that they work
 #   make bench-turnover BENCH_ARGS="--records 3000000"       likewise the others: see --help
 #
 # Peers are optional: each is built in if its header and library are found, else a line says so.
@@ -19,10 +22,12 @@ RECORDS ?= 1000000
 BENCH_ARGS ?=
 BENCH_OUT ?= $(BUILD)/bench/results.tsv
 BENCH_LIB := $(BUILD)/libkeepmap.a
-BENCH_PROGRAMS := bench turnover reopen memory
+BENCH_PROGRAMS := bench turnover reopen memory order snapshot
+BENCH_TABLED := turnover reopen memory order snapshot
+BENCH_QUICK := order snapshot
 
-.PHONY: bench bench-build bench-run bench-clean bench-turnover bench-reopen bench-memory \
-	bench-run-turnover bench-run-reopen bench-run-memory
+.PHONY: bench bench-build bench-run bench-clean bench-quick $(BENCH_TABLED:%=bench-%) \
+	$(BENCH_TABLED:%=bench-run-%) $(BENCH_QUICK:%=bench-run-quick-%)
 
 ifneq ($(filter bench-run bench-run-% $(BUILD)/bench/%,$(MAKECMDGOALS)),)
 
@@ -89,6 +94,7 @@ $(BUILD)/bench/%.o: bench/%.c $(BENCH_STAMP)
 	$(CC) $(BENCH_FLAGS) $(BENCH_DEFINES) -Iinclude -MMD -MP -c $< -o $@
 
 $(BUILD)/bench/bench: $(BUILD)/bench/restart.o
+$(BUILD)/bench/order: $(BUILD)/bench/order_work.o
 $(BENCH_PROGRAMS:%=$(BUILD)/bench/%): $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BENCH_OBJECTS) \
 		$(BENCH_DEPENDS)
 	$(CC) -o $@ $(filter %.o,$^) $(BENCH_LIBS) -lpthread -lm
@@ -98,7 +104,7 @@ $(BENCH_PROGRAMS:%=$(BUILD)/bench/%): $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BEN
 endif
 
 # The library comes first; only then can the second make see that it is there.
-bench bench-build bench-turnover bench-reopen bench-memory: $(BENCH_LIB)
+bench bench-build bench-quick $(BENCH_TABLED:%=bench-%): $(BENCH_LIB)
 
 bench-build:
 	$(MAKE) --no-print-directory $(BENCH_PROGRAMS:%=$(BUILD)/bench/%)
@@ -114,13 +120,19 @@ bench-run: $(BUILD)/bench/bench
 # The arguments of each come first, so that BENCH_ARGS may say otherwise.
 bench_args_turnover := --records 500000
 
-bench-turnover bench-reopen bench-memory: bench-%:
+$(BENCH_TABLED:%=bench-%): bench-%:
 	$(MAKE) --no-print-directory bench-run-$*
 
-bench-run-turnover bench-run-reopen bench-run-memory: bench-run-%: $(BUILD)/bench/%
+$(BENCH_TABLED:%=bench-run-%): bench-run-%: $(BUILD)/bench/%
 	$< $(bench_args_$*) $(BENCH_ARGS) >$(BUILD)/bench/$*.tsv.new
 	mv $(BUILD)/bench/$*.tsv.new $(BUILD)/bench/$*.tsv
 	sh bench/table.sh $(BUILD)/bench/$*.tsv
+
+bench-quick:
+	$(MAKE) --no-print-directory $(BENCH_QUICK:%=bench-run-quick-%)
+
+$(BENCH_QUICK:%=bench-run-quick-%): bench-run-quick-%: $(BUILD)/bench/%
+	$< --quick $(BENCH_ARGS) >$(BUILD)/bench/quick-$*.tsv
 
 bench-clean:
 	rm -rf $(BUILD)/bench

@@ -11,6 +11,7 @@
  *     lends them.
  * P2. Keys of different ids differ: peer_mix() is a bijection of 64-bit numbers.
  * P3. A session is used by one thread at a time; a handle (what open returns) by any number.
+ * P4. Likewise whatever scan, get_index and pop find goes through peer_scan_add().
  */
 #ifndef BENCH_PEER_H
 #define BENCH_PEER_H
@@ -26,7 +27,8 @@ enum {
 
     PEER_KEY_SIZE_MAX = 20,
     PEER_VALUE_SIZE_MIN = 16,
-    PEER_MANY_MAX = 32
+    PEER_MANY_MAX = 32,
+    PEER_SCAN_KEY_SIZE_MAX = 128
 };
 
 /* Ids from here on are in no store, but while a test puts and deletes them. */
@@ -62,6 +64,28 @@ struct peer_check {
     uint64_t wrong_count;
 };
 
+/* A walk over records, and what it found. The sums let the driver know every record of it, and
+ * their order, without an array of answers beside the store's own data. */
+struct peer_scan {
+    struct peer_bytes from; /* this key and those after it; size 0: all there is */
+    size_t prefix_size;     /* only keys that begin like `from`; 0: all */
+    uint64_t limit;         /* at most so many records; at least 1 */
+    size_t key_size;
+    size_t number_offset;    /* where in a key its number stands */
+    struct peer_check check; /* version_min and value_size set; id and seed are not used */
+    uint64_t rank;           /* records found; the driver sets it to 0 before each walk */
+    uint64_t sum;            /* of the numbers of their keys */
+    uint64_t ranked_sum;     /* of number times rank, so that order matters */
+    uint64_t version_highest;
+};
+
+/* The order in which a scan gives records. */
+enum peer_order {
+    PEER_ORDER_NONE = 0,      /* any */
+    PEER_ORDER_INSERTION = 1, /* that of their first put */
+    PEER_ORDER_KEY = 2        /* memcmp() */
+};
+
 /* Figures that only the store itself can give; 0 where it does not. */
 struct peer_figures {
     uint64_t index_bytes;
@@ -88,6 +112,7 @@ struct peer {
     const char *settings;     /* one line: how it is opened */
     const char *process_note; /* what the process class means here; NULL: not offered */
     const char *power_note;   /* likewise for the power class */
+    enum peer_order order;
     int (*open)(const struct peer_options *options, void **out_handle);
     void (*close)(void *handle);
     int (*session_open)(void *handle, void **out_session);
@@ -106,6 +131,23 @@ struct peer {
     int (*after_load)(void *handle);
     /* Optional. */
     void (*figures)(void *handle, struct peer_figures *out_figures);
+    /* Optional: the records that scan->from, prefix_size and limit ask for; the first two only
+     * where order is PEER_ORDER_KEY. Scans of one session do not overlap. */
+    int (*scan)(void *session, struct peer_scan *scan);
+    /* Optional: the driver puts a bounded number of scans between these two, and nothing else. */
+    int (*scan_begin)(void *session);
+    void (*scan_end)(void *session);
+    /* Optional: of PEER_ORDER_INSERTION, the record at a position. */
+    int (*get_index)(void *session, uint64_t position, struct peer_scan *scan);
+    /* Optional: delete the first record, or the last. */
+    int (*pop_first)(void *session, struct peer_scan *scan);
+    int (*pop_last)(void *session, struct peer_scan *scan);
+    /* Optional: all records as they were at one moment; any thread may close it. */
+    int (*snapshot_open)(void *handle, void **out_snapshot);
+    void (*snapshot_close)(void *handle, void *snapshot);
+    int (*snapshot_walk)(void *handle, void *snapshot, struct peer_scan *scan);
+    /* Optional: what the store says the snapshot keeps in memory. */
+    uint64_t (*snapshot_bytes)(void *handle, void *snapshot);
 };
 
 /* The finaliser of splitmix64: a bijection. */
@@ -134,10 +176,10 @@ static inline void peer_make_key(uint64_t seed, uint64_t id, size_t key_size,
     uint32_t third = (uint32_t)(number >> 7);
 
     memcpy(out_key, &first, 8);
-    if (key_size == PEER_KEY_SIZE_MAX) {
+    if (key_size >= 16)
         memcpy(out_key + 8, &second, 8);
+    if (key_size == PEER_KEY_SIZE_MAX)
         memcpy(out_key + 16, &third, 4);
-    }
 }
 
 /* The word at byte `offset` of a value, from 16 on; before it stand the tag and the version. */
@@ -166,10 +208,10 @@ static inline void peer_make_value(uint64_t seed, uint64_t id, uint64_t version,
  * Check size, tag and version, and one word of every further 64 bytes: a wrong key, a lost change
  * or a torn value is seen, and each cache line of the value is touched.
  */
-static inline void peer_check_value(struct peer_check *check, const void *data, size_t size)
+static inline void peer_check_tagged(struct peer_check *check, uint64_t tag, const void *data,
+                                     size_t size)
 {
     const unsigned char *bytes = data;
-    uint64_t tag = ~peer_key_number(check->seed, check->id);
     uint64_t version;
     uint64_t word;
     uint64_t bad;
@@ -194,6 +236,37 @@ static inline void peer_check_value(struct peer_check *check, const void *data, 
     }
     if (bad)
         check->wrong_count++;
+}
+
+static inline void peer_check_value(struct peer_check *check, const void *data, size_t size)
+{
+    peer_check_tagged(check, ~peer_key_number(check->seed, check->id), data, size);
+}
+
+/* A record that a walk has come to; returns 0 if it is over. */
+static inline int peer_scan_add(struct peer_scan *scan, struct peer_bytes key,
+                                struct peer_bytes value)
+{
+    uint64_t number;
+    uint64_t version;
+
+    if (scan->prefix_size &&
+        (key.size < scan->prefix_size || memcmp(key.data, scan->from.data, scan->prefix_size)))
+        return 0;
+    if (key.size != scan->key_size || value.size != scan->check.value_size) {
+        scan->check.wrong_count++;
+        return 1;
+    }
+    memcpy(&number, (const unsigned char *)key.data + scan->number_offset, 8);
+    number = __builtin_bswap64(number);
+    peer_check_tagged(&scan->check, ~number, value.data, value.size);
+    memcpy(&version, (const unsigned char *)value.data + 8, 8);
+    if (version > scan->version_highest)
+        scan->version_highest = version;
+    scan->rank++;
+    scan->sum += number;
+    scan->ranked_sum += number * scan->rank;
+    return scan->rank < scan->limit;
 }
 
 #endif /* BENCH_PEER_H */

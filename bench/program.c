@@ -47,9 +47,13 @@ unsigned program_numbers(const char *name, char *list, uint64_t min, uint64_t ma
 
 size_t program_key_size(const char *text)
 {
-    if (strcmp(text, "u64") && strcmp(text, "20"))
+    if (!strcmp(text, "u64"))
+        return 8;
+    if (!strcmp(text, "16"))
+        return 16;
+    if (strcmp(text, "20"))
         program_refuse("--key", text);
-    return strcmp(text, "u64") ? 20 : 8;
+    return 20;
 }
 
 static const struct peer *find_peer(const char *name)
@@ -59,6 +63,10 @@ static const struct peer *find_peer(const char *name)
     for (i = 0; i < bench_peer_count; i++) {
         if (!strcmp(bench_peers[i]->name, name))
             return bench_peers[i];
+    }
+    for (i = 0; i < bench_order_peer_count; i++) {
+        if (!strcmp(bench_order_peers[i]->name, name))
+            return bench_order_peers[i];
     }
     return NULL;
 }

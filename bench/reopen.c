@@ -344,7 +344,7 @@ static void print_usage(FILE *file)
                   "  --records N,M    records in a store (1000000); a run for each\n"
                   "  --peers A,B      keepmap,lmdb,rocksdb,tkrzw, as far as they are built in\n"
                   "  --rounds R       openings in each state (5)\n"
-                  "  --key u64|20     bytes of a key: 8 or 20 (20)\n"
+                  "  --key u64|16|20  bytes of a key: 8, 16 or 20 (20)\n"
                   "  --value-size S   16 and more (100)\n"
                   "  --dir DIR        where to put the data (bench-data beside this program)\n"
                   "  --seed S         of keys and choices (1)\n");

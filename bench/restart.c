@@ -63,7 +63,10 @@ static void exec_child(const struct bench_config *config, const char *program,
 
     snprintf(records, sizeof(records), "%" PRIu64, config->record_count);
     snprintf(seed, sizeof(seed), "%" PRIu64, config->seed);
-    snprintf(key_size, sizeof(key_size), "%s", config->key_size == 8 ? "u64" : "20");
+    if (config->key_size == 8)
+        snprintf(key_size, sizeof(key_size), "u64");
+    else
+        snprintf(key_size, sizeof(key_size), "%u", (unsigned)config->key_size);
     snprintf(value_size, sizeof(value_size), "%zu", config->value_size);
     execl(program, program, "--restart-child", path, "--peers", peer->name, "--records", records,
           "--seed", seed, "--key", key_size, "--value-size", value_size, (char *)NULL);

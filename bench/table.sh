@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# table.sh -- lay out the tables of turnover, reopen and memory.
+# table.sh -- lay out the tables of turnover, reopen, memory, order and snapshot.
 #
 # usage: table.sh RESULTS.tsv
 #

@@ -738,7 +738,7 @@ static void print_usage(FILE *file)
                   "  --zipf           some keys far more often than others; default: uniform\n"
                   "  --read-ms MS     length of a phase with a reader (2000)\n"
                   "  --sample-ms MS   between samples of the log's length (20)\n"
-                  "  --key u64|20     bytes of a key: 8 or 20 (20)\n"
+                  "  --key u64|16|20  bytes of a key: 8, 16 or 20 (20)\n"
                   "  --value-size S   16 and more (100)\n"
                   "  --dir DIR        where to put the data (bench-data beside this program)\n"
                   "  --seed S         of keys and choices (1)\n");

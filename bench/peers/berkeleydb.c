@@ -11,7 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { BERKELEYDB_CHECKPOINT_KIB = 64 * 1024, BERKELEYDB_CHECKPOINT_EVERY = 4096 };
+enum {
+    BERKELEYDB_CHECKPOINT_KIB = 64 * 1024,
+    BERKELEYDB_CHECKPOINT_EVERY = 4096,
+    BERKELEYDB_BULK_MANY = 500, /* records of a bulk get */
+    BERKELEYDB_BULK_FEW = 32,   /* where only the prefix says how many there are */
+    BERKELEYDB_BULK_EXTRA = 16  /* bytes beside a record */
+};
 
 struct berkeleydb_handle {
     DB_ENV *env;
@@ -23,6 +29,7 @@ struct berkeleydb_session {
     unsigned char *value; /* what get copies into */
     uint32_t value_capacity;
     uint32_t change_count;
+    DBC *cursor; /* open among scans only: it keeps its page locked */
 };
 
 static int berkeleydb_failed(const char *what, int rc)
@@ -210,6 +217,83 @@ static int berkeleydb_get(void *opaque, struct peer_bytes key, struct peer_check
     return PEER_OK;
 }
 
+static int berkeleydb_scan_begin(void *opaque)
+{
+    struct berkeleydb_session *session = opaque;
+    DB *db = session->handle->db;
+    int rc = db->cursor(db, NULL, &session->cursor, 0);
+
+    return rc ? berkeleydb_failed("cursor", rc) : PEER_OK;
+}
+
+static void berkeleydb_scan_end(void *opaque)
+{
+    struct berkeleydb_session *session = opaque;
+
+    session->cursor->close(session->cursor);
+    session->cursor = NULL;
+}
+
+/* Pass on what one bulk get brought; returns 0 if the walk is over. */
+static int berkeleydb_scan_bulk(DBT *bulk, struct peer_scan *scan)
+{
+    struct peer_bytes key, value;
+    void *place, *key_data, *value_data;
+
+    DB_MULTIPLE_INIT(place, bulk);
+    for (;;) {
+        DB_MULTIPLE_KEY_NEXT(place, bulk, key_data, key.size, value_data, value.size);
+        if (!place)
+            return 1;
+        key.data = key_data;
+        value.data = value_data;
+        if (!peer_scan_add(scan, key, value))
+            return 0;
+    }
+}
+
+static uint32_t berkeleydb_bulk_size(const struct berkeleydb_session *session,
+                                     const struct peer_scan *scan)
+{
+    uint64_t count = scan->prefix_size ? BERKELEYDB_BULK_FEW : BERKELEYDB_BULK_MANY;
+    uint64_t size;
+
+    if (scan->limit < count)
+        count = scan->limit;
+    size = count * (scan->key_size + scan->check.value_size + BERKELEYDB_BULK_EXTRA) + 8192;
+    if (size > session->value_capacity)
+        size = session->value_capacity;
+    return (uint32_t)size / 1024 * 1024; /* as it asks for */
+}
+
+/* A buffer full of records at a time, as its documentation advises. */
+static int berkeleydb_scan(void *opaque, struct peer_scan *scan)
+{
+    struct berkeleydb_session *session = opaque;
+    uint32_t step = scan->from.size ? DB_SET_RANGE : DB_FIRST;
+    unsigned char key_space[PEER_SCAN_KEY_SIZE_MAX] = {0};
+    DBT key;
+    DBT bulk;
+    int rc;
+
+    memset(&key, 0, sizeof(key));
+    if (scan->from.size)
+        memcpy(key_space, scan->from.data, scan->from.size);
+    key.data = key_space;
+    key.size = (uint32_t)scan->from.size;
+    key.ulen = sizeof(key_space);
+    key.flags = DB_DBT_USERMEM;
+    memset(&bulk, 0, sizeof(bulk));
+    bulk.data = session->value;
+    bulk.ulen = berkeleydb_bulk_size(session, scan);
+    bulk.flags = DB_DBT_USERMEM;
+    do {
+        rc = session->cursor->get(session->cursor, &key, &bulk, step | DB_MULTIPLE_KEY);
+        step = DB_NEXT;
+    } while (!rc && berkeleydb_scan_bulk(&bulk, scan));
+    return rc && rc != DB_NOTFOUND ? berkeleydb_failed("scan", rc) : PEER_OK;
+}
+
 #define BERKELEYDB_TEXT_OF(number) #number
 #define BERKELEYDB_TEXT(number) BERKELEYDB_TEXT_OF(number)
 
@@ -219,9 +303,11 @@ const struct peer peer_berkeleydb = {
         DB_VERSION_MINOR) "." BERKELEYDB_TEXT(DB_VERSION_PATCH),
     .settings =
         "BTREE, 4 KiB pages, transactional environment in private memory, cache larger than "
-        "all data, log buffer 4 MiB, a checkpoint each 64 MiB of log; gets copy",
+        "all data, log buffer 4 MiB, a checkpoint each 64 MiB of log; gets copy; scans by bulk "
+        "gets of a cursor",
     .process_note = "TXN_WRITE_NOSYNC: a write() of the log per change, no sync",
     .power_note = "as asked: a sync of the log per commit, concurrent commits share one",
+    .order = PEER_ORDER_KEY,
     .open = berkeleydb_open,
     .close = berkeleydb_close,
     .session_open = berkeleydb_session_open,
@@ -230,4 +316,7 @@ const struct peer peer_berkeleydb = {
     .del = berkeleydb_del,
     .get = berkeleydb_get,
     .after_load = berkeleydb_after_load,
+    .scan = berkeleydb_scan,
+    .scan_begin = berkeleydb_scan_begin,
+    .scan_end = berkeleydb_scan_end,
 };

@@ -3,7 +3,8 @@
  * lmdb.c -- LMDB: a copy-on-write B+tree in one mapped file.
  *
  * A session owns a read transaction that is reset between read sections and renewed for each:
- * the cheapest way LMDB has to read. Every put and delete is a write transaction of its own.
+ * the cheapest way LMDB has to read. Scans use one cursor, renewed with the transaction. Every put
+ * and delete is a write transaction of its own. A snapshot is a read transaction.
  */
 #include "../peer.h"
 
@@ -18,7 +19,8 @@ struct lmdb_handle {
 
 struct lmdb_session {
     struct lmdb_handle *handle;
-    MDB_txn *reader; /* open inside a read section, reset outside */
+    MDB_txn *reader;    /* open inside a read section, reset outside */
+    MDB_cursor *cursor; /* NULL before the first scan */
 };
 
 static int lmdb_failed(const char *what, int rc)
@@ -102,6 +104,8 @@ static void lmdb_session_close(void *opaque)
 {
     struct lmdb_session *session = opaque;
 
+    if (session->cursor)
+        mdb_cursor_close(session->cursor);
     mdb_txn_abort(session->reader);
     free(session);
 }
@@ -175,6 +179,64 @@ static int lmdb_get(void *opaque, struct peer_bytes key, struct peer_check *chec
     return PEER_OK;
 }
 
+static int lmdb_scan_begin(void *opaque)
+{
+    struct lmdb_session *session = opaque;
+    int rc = mdb_txn_renew(session->reader);
+
+    if (rc)
+        return lmdb_failed("renew", rc);
+    rc = session->cursor ? mdb_cursor_renew(session->reader, session->cursor)
+                         : mdb_cursor_open(session->reader, session->handle->dbi, &session->cursor);
+    return rc ? lmdb_failed("cursor", rc) : PEER_OK;
+}
+
+static int lmdb_walk(MDB_cursor *cursor, struct peer_scan *scan)
+{
+    MDB_val key = {scan->from.size, (void *)scan->from.data};
+    MDB_val value;
+    int rc = mdb_cursor_get(cursor, &key, &value, scan->from.size ? MDB_SET_RANGE : MDB_FIRST);
+
+    while (!rc && peer_scan_add(scan, (struct peer_bytes){key.mv_data, key.mv_size},
+                                (struct peer_bytes){value.mv_data, value.mv_size}))
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    return rc && rc != MDB_NOTFOUND ? lmdb_failed("scan", rc) : PEER_OK;
+}
+
+static int lmdb_scan(void *opaque, struct peer_scan *scan)
+{
+    return lmdb_walk(((struct lmdb_session *)opaque)->cursor, scan);
+}
+
+static int lmdb_snapshot_open(void *handle, void **out_snapshot)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(((struct lmdb_handle *)handle)->env, NULL, MDB_RDONLY, &txn);
+
+    if (rc)
+        return lmdb_failed("snapshot", rc);
+    *out_snapshot = txn;
+    return PEER_OK;
+}
+
+static void lmdb_snapshot_close(void *handle, void *snapshot)
+{
+    (void)handle;
+    mdb_txn_abort(snapshot);
+}
+
+static int lmdb_snapshot_walk(void *handle, void *snapshot, struct peer_scan *scan)
+{
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(snapshot, ((struct lmdb_handle *)handle)->dbi, &cursor);
+
+    if (rc)
+        return lmdb_failed("cursor", rc);
+    rc = lmdb_walk(cursor, scan);
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
 #define LMDB_TEXT_OF(number) #number
 #define LMDB_TEXT(number) LMDB_TEXT_OF(number)
 
@@ -183,9 +245,11 @@ const struct peer peer_lmdb = {
     .version = LMDB_TEXT(MDB_VERSION_MAJOR) "." LMDB_TEXT(MDB_VERSION_MINOR) "." LMDB_TEXT(
         MDB_VERSION_PATCH),
     .settings = "NOTLS|NORDAHEAD; process: NOSYNC|WRITEMAP|NOMEMINIT; one write transaction per "
-                "change; values read in place inside a renewed read transaction",
+                "change; values read in place inside a renewed read transaction; scans by a "
+                "cursor that stays open",
     .process_note = "as asked; a power cut may ruin the whole file (weaker than a bounded loss)",
     .power_note = "as asked; pwrite and fdatasync per commit, writers one after the other",
+    .order = PEER_ORDER_KEY,
     .open = lmdb_open,
     .close = lmdb_close,
     .session_open = lmdb_session_open,
@@ -195,4 +259,10 @@ const struct peer peer_lmdb = {
     .get = lmdb_get,
     .read_begin = lmdb_read_begin,
     .read_end = lmdb_read_end,
+    .scan = lmdb_scan,
+    .scan_begin = lmdb_scan_begin,
+    .scan_end = lmdb_read_end,
+    .snapshot_open = lmdb_snapshot_open,
+    .snapshot_close = lmdb_snapshot_close,
+    .snapshot_walk = lmdb_snapshot_walk,
 };

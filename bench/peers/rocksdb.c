@@ -179,6 +179,57 @@ static int rocksdb_peer_get_many(void *session, const struct peer_bytes *keys,
     return rc;
 }
 
+static int rocksdb_snapshot_open(void *opaque, void **out_snapshot)
+{
+    *out_snapshot = (void *)rocksdb_create_snapshot(((struct rocksdb_handle *)opaque)->db);
+    return PEER_OK;
+}
+
+static void rocksdb_snapshot_close(void *opaque, void *snapshot)
+{
+    rocksdb_release_snapshot(((struct rocksdb_handle *)opaque)->db, snapshot);
+}
+
+static int rocksdb_walk(struct rocksdb_handle *handle, const rocksdb_readoptions_t *read_options,
+                        struct peer_scan *scan)
+{
+    rocksdb_iterator_t *iterator = rocksdb_create_iterator(handle->db, read_options);
+    struct peer_bytes key, value;
+    char *error = NULL;
+
+    if (scan->from.size)
+        rocksdb_iter_seek(iterator, scan->from.data, scan->from.size);
+    else
+        rocksdb_iter_seek_to_first(iterator);
+    for (; rocksdb_iter_valid(iterator); rocksdb_iter_next(iterator)) {
+        key.data = rocksdb_iter_key(iterator, &key.size);
+        value.data = rocksdb_iter_value(iterator, &value.size);
+        if (!peer_scan_add(scan, key, value))
+            break;
+    }
+    rocksdb_iter_get_error(iterator, &error);
+    rocksdb_iter_destroy(iterator);
+    return error ? rocksdb_failed("scan", error) : PEER_OK;
+}
+
+static int rocksdb_peer_scan(void *session, struct peer_scan *scan)
+{
+    struct rocksdb_handle *handle = session;
+
+    return rocksdb_walk(handle, handle->read_options, scan);
+}
+
+static int rocksdb_snapshot_walk(void *opaque, void *snapshot, struct peer_scan *scan)
+{
+    rocksdb_readoptions_t *read_options = rocksdb_readoptions_create();
+    int rc;
+
+    rocksdb_readoptions_set_snapshot(read_options, snapshot);
+    rc = rocksdb_walk(opaque, read_options, scan);
+    rocksdb_readoptions_destroy(read_options);
+    return rc;
+}
+
 const struct peer peer_rocksdb = {
     .name = "rocksdb",
     .version = BENCH_ROCKSDB_VERSION,
@@ -188,6 +239,7 @@ const struct peer peer_rocksdb = {
         "batched MultiGet; compacted after the load",
     .process_note = "as asked: a write() of the log record per change, no sync",
     .power_note = "as asked: sync=true, concurrent writers share a sync",
+    .order = PEER_ORDER_KEY,
     .open = rocksdb_peer_open,
     .close = rocksdb_peer_close,
     .session_open = rocksdb_session_open,
@@ -197,4 +249,8 @@ const struct peer peer_rocksdb = {
     .get = rocksdb_peer_get,
     .after_load = rocksdb_after_load,
     .get_many = rocksdb_peer_get_many,
+    .scan = rocksdb_peer_scan,
+    .snapshot_open = rocksdb_snapshot_open,
+    .snapshot_close = rocksdb_snapshot_close,
+    .snapshot_walk = rocksdb_snapshot_walk,
 };

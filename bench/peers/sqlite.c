@@ -28,6 +28,7 @@ struct sqlite_session {
     sqlite3_stmt *put;
     sqlite3_stmt *del;
     sqlite3_stmt *get;
+    sqlite3_stmt *scan;
     sqlite3_stmt *begin;
     sqlite3_stmt *commit;
 };
@@ -119,6 +120,7 @@ static void sqlite_session_close(void *opaque)
     sqlite3_finalize(session->put);
     sqlite3_finalize(session->del);
     sqlite3_finalize(session->get);
+    sqlite3_finalize(session->scan);
     sqlite3_finalize(session->begin);
     sqlite3_finalize(session->commit);
     sqlite3_close(session->db);
@@ -141,6 +143,8 @@ static int sqlite_session_open(void *handle, void **out_session)
     if (sqlite_prepare(session->db, "INSERT OR REPLACE INTO t VALUES (?1, ?2)", &session->put) ||
         sqlite_prepare(session->db, "DELETE FROM t WHERE k = ?1", &session->del) ||
         sqlite_prepare(session->db, "SELECT v FROM t WHERE k = ?1", &session->get) ||
+        sqlite_prepare(session->db, "SELECT k, v FROM t WHERE k >= ?1 ORDER BY k",
+                       &session->scan) ||
         sqlite_prepare(session->db, "BEGIN", &session->begin) ||
         sqlite_prepare(session->db, "COMMIT", &session->commit)) {
         (void)sqlite_failed(session->db, "prepare");
@@ -224,6 +228,28 @@ static int sqlite_get(void *opaque, struct peer_bytes key, struct peer_check *ch
     return rc == SQLITE_DONE ? PEER_NOT_FOUND : sqlite_failed(session->db, "get");
 }
 
+/* Only for keys that are bytes: as numbers they would be sorted by sign first. */
+static int sqlite_scan(void *opaque, struct peer_scan *scan)
+{
+    struct sqlite_session *session = opaque;
+    sqlite3_stmt *statement = session->scan;
+    struct peer_bytes key, value;
+    int rc;
+
+    sqlite3_bind_blob(statement, 1, scan->from.size ? scan->from.data : "", (int)scan->from.size,
+                      SQLITE_STATIC);
+    while ((rc = sqlite3_step(statement)) == SQLITE_ROW) {
+        key.data = sqlite3_column_blob(statement, 0);
+        key.size = (size_t)sqlite3_column_bytes(statement, 0);
+        value.data = sqlite3_column_blob(statement, 1);
+        value.size = (size_t)sqlite3_column_bytes(statement, 1);
+        if (!peer_scan_add(scan, key, value))
+            break;
+    }
+    sqlite3_reset(statement);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? PEER_OK : sqlite_failed(session->db, "scan");
+}
+
 static int sqlite_read_begin(void *opaque)
 {
     struct sqlite_session *session = opaque;
@@ -249,6 +275,7 @@ const struct peer peer_sqlite = {
         "synchronous=OFF: a write() of the log per change, no sync; a power cut may ruin "
         "the file (weaker than a bounded loss)",
     .power_note = "as asked: synchronous=FULL, a sync of the log per commit, one writer at a time",
+    .order = PEER_ORDER_KEY,
     .open = sqlite_open,
     .close = sqlite_close,
     .session_open = sqlite_session_open,
@@ -259,4 +286,7 @@ const struct peer peer_sqlite = {
     .after_load = sqlite_after_load,
     .read_begin = sqlite_read_begin,
     .read_end = sqlite_read_end,
+    .scan = sqlite_scan,
+    .scan_begin = sqlite_read_begin,
+    .scan_end = sqlite_read_end,
 };

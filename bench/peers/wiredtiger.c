@@ -172,6 +172,40 @@ static void wiredtiger_read_end(void *opaque)
         (void)wiredtiger_failed("end", rc);
 }
 
+static int wiredtiger_scan_first(WT_CURSOR *cursor, const struct peer_scan *scan)
+{
+    WT_ITEM wt_key = {.data = scan->from.data, .size = scan->from.size};
+    int beside = 0;
+    int rc;
+
+    if (!scan->from.size) {
+        rc = cursor->reset(cursor);
+        return rc ? rc : cursor->next(cursor);
+    }
+    cursor->set_key(cursor, &wt_key);
+    rc = cursor->search_near(cursor, &beside);
+    return !rc && beside < 0 ? cursor->next(cursor) : rc;
+}
+
+static int wiredtiger_scan(void *opaque, struct peer_scan *scan)
+{
+    WT_CURSOR *cursor = ((struct wiredtiger_session *)opaque)->cursor;
+    WT_ITEM wt_key;
+    WT_ITEM wt_value;
+    int rc = wiredtiger_scan_first(cursor, scan);
+
+    while (!rc) {
+        rc = cursor->get_key(cursor, &wt_key);
+        if (!rc)
+            rc = cursor->get_value(cursor, &wt_value);
+        if (rc || !peer_scan_add(scan, (struct peer_bytes){wt_key.data, wt_key.size},
+                                 (struct peer_bytes){wt_value.data, wt_value.size}))
+            break;
+        rc = cursor->next(cursor);
+    }
+    return rc && rc != WT_NOTFOUND ? wiredtiger_failed("scan", rc) : PEER_OK;
+}
+
 #define WIREDTIGER_TEXT_OF(number) #number
 #define WIREDTIGER_TEXT(number) WIREDTIGER_TEXT_OF(number)
 
@@ -185,6 +219,7 @@ const struct peer peer_wiredtiger = {
         "transaction per section",
     .process_note = "transaction_sync method=none: a write() of the log per change, no sync",
     .power_note = "as asked: transaction_sync method=fsync, concurrent commits share one",
+    .order = PEER_ORDER_KEY,
     .open = wiredtiger_peer_open,
     .close = wiredtiger_peer_close,
     .session_open = wiredtiger_session_open,
@@ -195,4 +230,7 @@ const struct peer peer_wiredtiger = {
     .after_load = wiredtiger_after_load,
     .read_begin = wiredtiger_read_begin,
     .read_end = wiredtiger_read_end,
+    .scan = wiredtiger_scan,
+    .scan_begin = wiredtiger_read_begin,
+    .scan_end = wiredtiger_read_end,
 };
