@@ -46,6 +46,10 @@ warnings := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes
 urcu_cflags := $(shell pkg-config --cflags liburcu-bp 2>/dev/null)
 urcu_libs := $(or $(strip $(shell pkg-config --libs liburcu-bp 2>/dev/null)),\
 	-lurcu-common -lurcu-bp)
+# Only for tests of keepmap/protobuf.h, as is protoc-c; the library and the tool do without.
+PROTOC_C ?= protoc-c
+proto_cflags := $(shell pkg-config --cflags libprotobuf-c 2>/dev/null)
+proto_libs := $(or $(strip $(shell pkg-config --libs libprotobuf-c 2>/dev/null)),-lprotobuf-c)
 
 # One set of objects serves both libraries: position-independent, and hidden but for KM_API. The
 # static library thus still gives tests the internals.
@@ -76,6 +80,10 @@ test_sources := $(foreach d,crash model conc seeds unit,$(sort $(wildcard test/$
 # Under ThreadSanitizer: what has threads.
 tsan_sources := $(filter test/conc/%,$(test_sources)) $(shell grep -lE \
 	'pthread_create|thread_start' /dev/null $(filter test/unit/%,$(test_sources)))
+
+# Those that include a header made by protoc-c; they are linked with all messages of the tests.
+proto_sources := $(shell grep -l 'pb-c\.h"' /dev/null $(test_sources))
+protos := $(sort $(wildcard test/*/*.proto))
 
 object = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 lib_objects := $(call object,$(lib_sources))
@@ -118,7 +126,17 @@ $(BUILD)/obj/cli/%.o: cli/%.c $(flags_file)
 $(BUILD)/obj/test/%.o: test/%.c $(flags_file)
 	$(say) CC $<
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(base_cflags) -Itest -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(base_cflags) -Itest -I$(BUILD)/gen $(proto_cflags) -MMD -MP -c -o $@ $<
+
+$(BUILD)/gen/%.pb-c.c $(BUILD)/gen/%.pb-c.h: %.proto
+	$(say) PROTOC $<
+	@mkdir -p $(BUILD)/gen
+	$(Q)$(PROTOC_C) --c_out=$(BUILD)/gen $<
+
+$(BUILD)/obj/%.pb-c.o: $(BUILD)/gen/%.pb-c.c $(flags_file)
+	$(say) CC $<
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(base_cflags) -I$(BUILD)/gen $(proto_cflags) -MMD -MP -c -o $@ $<
 
 # The lists of members: an archive is made anew when a source comes or goes.
 $(BUILD)/%.members: FORCE
@@ -156,6 +174,14 @@ $(BUILD)/test/%: $(BUILD)/obj/test/%.o $(SUPPORT) $(LIB)
 	$(say) LINK $@
 	@mkdir -p $(@D)
 	$(Q)$(link) -o $@ $< $(SUPPORT) $(LIB) -lcmocka $(LDLIBS_ALL) -lm
+
+proto_objects := $(protos:%.proto=$(BUILD)/obj/%.pb-c.o)
+$(call object,$(proto_sources)): | $(protos:%.proto=$(BUILD)/gen/%.pb-c.h)
+$(proto_sources:%.c=$(BUILD)/%): $(BUILD)/%: $(BUILD)/obj/%.o $(proto_objects) $(SUPPORT) $(LIB)
+	$(say) LINK $@
+	@mkdir -p $(@D)
+	$(Q)$(link) -o $@ $< $(proto_objects) $(SUPPORT) $(LIB) -lcmocka $(proto_libs) \
+		$(LDLIBS_ALL) -lm
 
 # Unlike the other tests it has several sources.
 soak_objects := $(call object,$(sort $(wildcard test/soak/*.c)))

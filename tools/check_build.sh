@@ -80,6 +80,27 @@ check_header() {
         clang -std=c99 $strict -Iinclude -fsyntax-only "$work/program.c"
     has_command clang++ && check "header is clean as C++11 (clang++)" \
         clang++ -std=c++11 $strict -Iinclude -fsyntax-only "$work/program.cc"
+    check_protobuf_header
+}
+
+# protobuf.h stands beside keepmap.h and needs protobuf-c's header, which keepmap.h must not.
+check_protobuf_header() {
+    local flags
+    flags="$strict -Iinclude $(pkg-config --cflags libprotobuf-c 2>/dev/null) -fsyntax-only"
+    printf '#include <keepmap/protobuf.h>\n#include <keepmap/protobuf.h>\nint main(void)\n%s\n' \
+        '{ return KM_MESSAGE_DEPTH_MAX == 0; }' >"$work/messages.c"
+    check "protobuf.h is clean as C99 ($CC)" $CC -std=c99 -Wstrict-prototypes $flags \
+        "$work/messages.c"
+    has_command g++ && check "protobuf.h is clean as C++11 (g++)" \
+        g++ -std=c++11 -x c++ $flags "$work/messages.c"
+    has_command clang++ && check "protobuf.h is clean as C++11 (clang++)" \
+        clang++ -std=c++11 -x c++ $flags "$work/messages.c"
+    check "keepmap.h does not need protobuf-c" keepmap_header_stands_alone
+}
+
+keepmap_header_stands_alone() {
+    $CC -std=c99 -Iinclude -M "$work/program.c" >"$work/included" || return 1
+    ! grep -o '[^ ]*protobuf[^ ]*' "$work/included"
 }
 
 # ---- what the libraries hold ------------------------------------------------------------------
@@ -132,8 +153,15 @@ one_file_runs() {
 
 # ---- documents and examples -------------------------------------------------------------------
 
+# An example that includes NAME.pb-c.h has its messages in examples/NAME.proto.
 build_example() {
-    $CC -std=c99 -Wall -Wextra -Werror -Iinclude "$1" -o "$work/example" $link_static
+    local name messages=
+    for name in $(sed -n 's/^#include "\(.*\)\.pb-c\.h"$/\1/p' "$1"); do
+        ${PROTOC_C:-protoc-c} -Iexamples --c_out="$work" "examples/$name.proto" || return 1
+        messages="$messages $work/$name.pb-c.c"
+    done
+    [ -n "$messages" ] && messages="-I$work $messages $(pkg-config --cflags --libs libprotobuf-c)"
+    $CC -std=c99 -Wall -Wextra -Werror -Iinclude "$1" -o "$work/example" $link_static $messages
 }
 
 # Run in an empty folder, with a path there for those that want one.

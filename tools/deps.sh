@@ -51,6 +51,8 @@ group_test() {
     need libcmocka-dev has_header cmocka.h \
         '#include <stdarg.h>\n#include <stddef.h>\n#include <stdint.h>\n#include <setjmp.h>\n'
     need g++ has_command g++
+    need protobuf-c-compiler has_command "${PROTOC_C:-protoc-c}"
+    need libprotobuf-c-dev has_header protobuf-c/protobuf-c.h ''
     want lmdb-utils has_command mdb_dump
     want wamerican test -e /usr/share/dict/words
 }

@@ -25,7 +25,7 @@ NESTING_MAX = 3
 PARAMETERS_MAX = 6
 CLANG_FORMAT_MAJOR = 14
 
-SKIPPED_FOLDERS = {".git", "build", "results", "golden", "seeds"}
+SKIPPED_FOLDERS = {".git", "build", "results", "golden"}
 
 # What a folder of src/ may include besides itself.
 LAYERS = {
@@ -210,7 +210,8 @@ def rule_includes(source):
 def include_fault(source, quoted, name):
     if source.path.startswith(("cli/", "examples/")):
         own = os.path.join(os.path.dirname(source.full_path), name)
-        if quoted and name != "keepmap/keepmap.h" and not os.path.exists(own):
+        made_from = re.sub(r"\.pb-c\.h$", ".proto", own)  # what the build makes, if it does
+        if quoted and name != "keepmap/keepmap.h" and not os.path.exists(made_from):
             return f'"{name}": the tool and the examples see the public header only'
         return None
     if not source.is_library:
