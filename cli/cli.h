@@ -25,7 +25,8 @@ enum exit_code {
     EXIT_NOT_FOUND = 1, /* no such key or map; the changes asked for are gone */
     EXIT_USAGE = 2,     /* fix the command line or the input */
     EXIT_FAILED = 3,    /* reading or writing failed, the store is locked, the disk is full */
-    EXIT_CORRUPT = 4    /* the store is damaged */
+    EXIT_CORRUPT = 4,   /* the store is damaged */
+    EXIT_CONFLICT = 5   /* the key is not as the change expected it: nothing changed */
 };
 
 enum value_format { VALUE_AUTO, VALUE_RAW, VALUE_JSON, VALUE_HEX };
@@ -41,16 +42,17 @@ struct settings {
     enum value_format value_format;
     int escaped;
     const char *input_path;
-    const struct format *format; /* --from or --to */
+    const struct format *format; /* --from of load, --to of dump */
     uint64_t batch_count;
     int ack;
     int all;
     uint64_t bench_count;
     uint64_t bench_value_size;
     uint64_t bench_threads;
-    km_bytes prefix;      /* --prefix, unescaped */
+    km_range range;       /* --prefix, --from and --to of keys, unescaped; data NULL: not given */
+    km_bytes of;          /* --of, unescaped; data NULL: not given */
     km_position after;    /* --after; KM_POSITION_NOW by default */
-    uint64_t limit_count; /* --count of the verbs that go on until they are stopped */
+    uint64_t limit_count; /* --count of the verbs that go on until they are stopped; --limit */
     uint64_t interval_ms;
     uint64_t for_ms;
     int for_given;
@@ -60,6 +62,16 @@ struct settings {
     int incremental;
     uint64_t rate; /* bytes per second */
     int closed;
+    km_map_kind kind; /* --kind; KM_KIND_DEFAULT where it was not given */
+    uint64_t ttl_ms;
+    int if_absent;
+    int info;
+    int version;
+    int reverse;
+    int keys_only;
+    int last;
+    int in_place;
+    const char *since_path;
     int quiet;
     int help;
 };
@@ -68,52 +80,61 @@ struct settings {
 struct verb {
     const char *name;
     const char *arguments; /* as the help shows them; the first is the store's folder */
-    int argument_count;
-    unsigned options;    /* bits of enum option_bit */
+    int argument_min;
+    int argument_max;
+    unsigned options;    /* bits of enum option_set */
     const char *summary; /* one line */
     const char *details; /* for `keepmap VERB --help` */
     int (*run)(struct cli *cli);
 };
 
+enum { NUMBER_TEXT_MAX = 24 }; /* of a 64-bit number in decimal, with a sign */
+
 /* A run of the tool. */
 struct cli {
     const struct verb *verb;
     struct settings settings;
-    char **arguments; /* verb->argument_count of them */
-    int output_error; /* errno of the first failed write to stdout, or 0 (I1) */
+    char **arguments;
+    int argument_count;
+    char negative[NUMBER_TEXT_MAX]; /* see options.c, hide_negative() */
+    int output_error;               /* errno of the first failed write to stdout, or 0 (I1) */
     int output_is_terminal;
     int message_is_terminal;
 };
 
 /* ---- options.c: the command line ----------------------------------------------------------- */
 
-enum option_bit {
+/* Options that go together: a verb has all of a set or none. */
+enum option_set {
     OPTION_MAP = 1 << 0,
     OPTION_DURABLE = 1 << 1,
-    OPTION_FORMAT = 1 << 2,
-    OPTION_ESCAPED = 1 << 3,
-    OPTION_INPUT = 1 << 4,
-    OPTION_FROM = 1 << 5,
-    OPTION_TO = 1 << 6,
-    OPTION_BATCH = 1 << 7,
-    OPTION_ACK = 1 << 8,
-    OPTION_ALL = 1 << 9,
-    OPTION_COUNT = 1 << 10,
-    OPTION_VALUE_SIZE = 1 << 11,
-    OPTION_THREADS = 1 << 12,
-    OPTION_QUIET = 1 << 13,
-    OPTION_PREFIX = 1 << 14,
-    OPTION_AFTER = 1 << 15,
-    OPTION_FOR = 1 << 16,
-    OPTION_LIMIT = 1 << 17,
-    OPTION_INTERVAL = 1 << 18,
-    OPTION_COPY = 1 << 19,
-    OPTION_PREVIOUS = 1 << 20,
-    OPTION_KEEP = 1 << 21,
-    OPTION_INCREMENTAL = 1 << 22,
-    OPTION_RATE = 1 << 23,
-    OPTION_CLOSED = 1 << 24,
-    OPTION_HELP = 1 << 25 /* every verb has it */
+    OPTION_FORMAT = 1 << 2,        /* json */
+    OPTION_VALUE_FORMAT = 1 << 3,  /* raw, json, hex */
+    OPTION_RECORD_FORMAT = 1 << 4, /* tsv, json */
+    OPTION_ESCAPED = 1 << 5,
+    OPTION_LOAD = 1 << 6,
+    OPTION_DUMP = 1 << 7,
+    OPTION_BENCH = 1 << 8,
+    OPTION_QUIET = 1 << 9,
+    OPTION_PREFIX = 1 << 10,
+    OPTION_RANGE = 1 << 11,
+    OPTION_WALK = 1 << 12,
+    OPTION_WATCH = 1 << 13,
+    OPTION_LIMIT = 1 << 14,
+    OPTION_INTERVAL = 1 << 15,
+    OPTION_BACKUP = 1 << 16,
+    OPTION_RATE = 1 << 17,
+    OPTION_CLOSED = 1 << 18,
+    OPTION_KIND = 1 << 19,
+    OPTION_TTL = 1 << 20,
+    OPTION_IF_ABSENT = 1 << 21,
+    OPTION_INFO = 1 << 22,
+    OPTION_OF = 1 << 23,
+    OPTION_LAST = 1 << 24,
+    OPTION_IN_PLACE = 1 << 25,
+    OPTION_SINCE = 1 << 26,
+    OPTION_NEGATIVE = 1 << 27, /* no option: an argument may be a negative number */
+    OPTION_HELP = 1 << 28      /* every verb has it */
 };
 
 /*
@@ -121,6 +142,12 @@ enum option_bit {
  * arguments. Options may stand anywhere before `--`.
  */
 int cli_parse(struct cli *cli, int argc, char **argv);
+
+/* Print that the command line of a verb is wrong, and where help is; returns EXIT_USAGE. */
+int cli_usage_error(const struct verb *verb, const char *what, const char *about);
+
+/* Read a decimal number that is all of the bytes and fits; returns 0, or -1 if it is malformed. */
+int cli_read_integer(km_bytes text, int64_t *out_number);
 
 /* Print what `keepmap VERB --help` shows, from the verb's entry and the table of options. */
 void cli_print_verb_help(struct cli *cli, const struct verb *verb);
@@ -150,6 +177,9 @@ km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
                        km_error *out_error);
 int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store);
 
+/* As cli_open() for reading, of another folder. */
+int cli_open_at(struct cli *cli, const char *path, km_store **out_store);
+
 /* Close a store (NULL accepted) after work that came to `code`; returns the worse of the two. */
 int cli_close(km_store *store, int code);
 
@@ -157,8 +187,34 @@ int cli_close(km_store *store, int code);
 int cli_find_map(struct cli *cli, km_store *store, km_map **out_map);
 int cli_make_map(struct cli *cli, km_store *store, km_map **out_map);
 
+/*
+ * Find or make the map `name`. Its kind is --kind, which an existing map must have, or else `kind`,
+ * which is told where an existing map has another one.
+ */
+int cli_make_named_map(struct cli *cli, km_store *store, km_bytes name, km_map_kind kind,
+                       km_map **out_map);
+
+/* The kind of a map of that name; KM_KIND_DEFAULT if there is none. */
+km_map_kind cli_map_kind(km_store *store, km_bytes name);
+
+/* A kind by its name, and the other way round; KM_KIND_DEFAULT for a name that is none. */
+km_map_kind cli_find_kind(km_bytes name);
+const char *cli_kind_name(km_map_kind kind);
+
+/* Say what the map of settings.map cannot do, being of its kind; returns the exit code of that. */
+int cli_kind_lacks(struct cli *cli, const char *what);
+
 /* An argument as bytes, unescaped (in place, once) if --escaped was given. */
 int cli_argument(struct cli *cli, int index, km_bytes *out_bytes);
+
+/* The same for a value; `-` stands for all of stdin. *out_owned is to be freed. */
+int cli_value_argument(struct cli *cli, int index, km_bytes *out_value, unsigned char **out_owned);
+
+/* The order of a sorted map: less than 0, 0, or more. */
+int cli_compare_keys(km_bytes a, km_bytes b);
+
+/* Say that a key is not there; returns the exit code of that. */
+int cli_key_missing(struct cli *cli, km_bytes key);
 
 enum { QUOTED_MAX = 160 };
 
@@ -262,10 +318,12 @@ enum { READER_PROBLEM_MAX = 200 };
 struct reader {
     struct input *input;
     const struct format *format;
-    int escaped;  /* tsv: fields have escapes */
-    km_bytes map; /* where the input names one; data is NULL where not */
+    int escaped;      /* tsv: fields have escapes */
+    km_bytes map;     /* where the input names one; data is NULL where not */
+    km_map_kind kind; /* of that map, with READER_MAP; KM_KIND_DEFAULT where not told */
     km_bytes key;
     km_bytes value;
+    uint64_t expires_ms;              /* wall clock, ms since 1970; 0: the key stays */
     char problem[READER_PROBLEM_MAX]; /* set with READER_BAD */
     struct mdb_state *mdb;
 };
@@ -278,13 +336,21 @@ enum reader_result {
     READER_FAILED /* the input could not be read; printed */
 };
 
+/* A record to be written. */
+struct record {
+    km_bytes map;
+    km_bytes key;
+    km_bytes value;
+    uint64_t expires_ms; /* 0: the key stays */
+};
+
 /* A text form of records. */
 struct format {
     const char *name;
     uint64_t growth; /* bytes of text per byte of data, at most */
     enum reader_result (*read)(struct reader *reader);
-    void (*write_begin)(struct cli *cli, km_bytes map, uint64_t live_size);
-    void (*write_record)(struct cli *cli, km_bytes map, km_bytes key, km_bytes value);
+    void (*write_begin)(struct cli *cli, const km_map_info *map, uint64_t live_size);
+    void (*write_record)(struct cli *cli, const struct record *record);
     void (*write_end)(struct cli *cli);
     int (*can_name)(km_bytes map); /* whether a map of this name can be written */
 };
@@ -313,6 +379,9 @@ enum reader_result cli_reader_check(struct reader *reader);
 /* Release what a reader holds. */
 void cli_reader_fini(struct reader *reader);
 
+/* Write a record as --format asks for it: an escaped line, or JSON; with --keys its key alone. */
+void cli_write_record(struct cli *cli, const struct record *record);
+
 /* Write `"name": "text"`, or `"name64": "base64"` for bytes that are not UTF-8. */
 void cli_write_json_member(struct cli *cli, const char *name, km_bytes bytes);
 
@@ -335,8 +404,9 @@ void cli_progress_end(struct progress *progress);
 /* A km_progress_fn whose context is a struct progress; stops the work once cli_is_stopped(). */
 int cli_progress_show(void *progress, uint64_t done_size, uint64_t total_size);
 
-/* Monotonic time. */
+/* Monotonic time; and the time of day, since 1970. */
 uint64_t cli_now_ns(void);
+uint64_t cli_wall_ms(void);
 
 /* ---- signal.c: signals that end long work --------------------------------------------------- */
 
@@ -413,8 +483,16 @@ int cli_backup_set_prune(struct cli *cli, struct backup_set *set, uint64_t keep_
 int cli_run_set(struct cli *cli);
 int cli_run_get(struct cli *cli);
 int cli_run_del(struct cli *cli);
+int cli_run_pop(struct cli *cli);
+int cli_run_cas(struct cli *cli);
+int cli_run_incr(struct cli *cli);
+int cli_run_append(struct cli *cli);
 int cli_run_count(struct cli *cli);
 int cli_run_list(struct cli *cli);
+int cli_run_create(struct cli *cli);
+int cli_run_drop(struct cli *cli);
+int cli_run_scan(struct cli *cli);
+int cli_run_index(struct cli *cli);
 int cli_run_load(struct cli *cli);
 int cli_run_dump(struct cli *cli);
 int cli_run_stat(struct cli *cli);
@@ -424,10 +502,15 @@ int cli_run_scrub(struct cli *cli);
 int cli_run_compact(struct cli *cli);
 int cli_run_backup(struct cli *cli);
 int cli_run_restore(struct cli *cli);
+int cli_run_diff(struct cli *cli);
 int cli_run_watch(struct cli *cli);
 int cli_run_follow(struct cli *cli);
 int cli_run_top(struct cli *cli);
 int cli_run_bench(struct cli *cli);
+
+/* verbs_scan.c: `del` of a range; and whether --prefix, --from or --to was given. */
+int cli_delete_range(struct cli *cli);
+int cli_has_range(const struct cli *cli);
 
 /* verbs_store.c: an open store's statistics; and the same printed, in lines or as JSON. */
 int cli_get_stats(km_store *store, km_stats *out_stats);

@@ -78,6 +78,15 @@ enum reader_result cli_reader_check(struct reader *reader)
     return READER_RECORD;
 }
 
+void cli_write_record(struct cli *cli, const struct record *record)
+{
+    if (cli->settings.value_format == VALUE_JSON) {
+        cli_format_json.write_record(cli, record);
+    } else {
+        cli_format_tsv.write_record(cli, record);
+    }
+}
+
 void cli_reader_fini(struct reader *reader)
 {
     free(reader->mdb);

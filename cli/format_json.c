@@ -3,14 +3,18 @@
  * format_json.c -- a line for each record: {"k":"key","v":"value"}.
  *
  * "k64" and "v64" hold base64 where the bytes are not valid UTF-8; "m" (or "m64") names the map
- * where a whole store is written. Read are objects of just these members, in any order, each once;
- * strings are RFC 8259's, and must be valid UTF-8.
+ * where a whole store is written; "expires" is the time, in ms since 1970, at which a key will be
+ * gone. A line of "kind", and of "m" where maps are named, begins a map. Read are objects of just
+ * these members, in any order, each once; strings are RFC 8259's, and must be valid UTF-8.
  *
  * Strings are decoded in place: no escape is shorter than what it stands for.
  */
 #include "cli.h"
 
 #include <string.h>
+
+static const uint64_t time_max_ms = INT64_MAX;
+static const char member_twice[] = "a member is given twice";
 
 /* What is left of a line. */
 struct json_text {
@@ -160,6 +164,34 @@ static const char *take_string(struct json_text *text, km_bytes *out_bytes)
     return NULL;
 }
 
+/* Read a whole number from 1 to what a wall clock in ms can be. Returns NULL, or what is wrong. */
+static const char *take_time(struct json_text *text, uint64_t *out_ms)
+{
+    uint64_t number = 0;
+
+    skip_space(text);
+    for (; text->at < text->end && *text->at >= '0' && *text->at <= '9'; text->at++) {
+        if (number > time_max_ms / 10)
+            return "a time that no clock will show";
+        number = number * 10 + (uint64_t)(*text->at - '0');
+    }
+    if (number == 0)
+        return "expires is a number of ms since 1970";
+    *out_ms = number;
+    return NULL;
+}
+
+static const char *take_kind(struct json_text *text, km_map_kind *out_kind)
+{
+    km_bytes name;
+    const char *problem = take_string(text, &name);
+
+    if (problem)
+        return problem;
+    *out_kind = cli_find_kind(name);
+    return *out_kind ? NULL : "a kind is hash, insertion or sorted";
+}
+
 /* The field of a reader that a member's name stands for, or NULL. Sets *out_base64. */
 static km_bytes *member_field(struct reader *reader, km_bytes name, int *out_base64)
 {
@@ -176,24 +208,23 @@ static km_bytes *member_field(struct reader *reader, km_bytes name, int *out_bas
     }
 }
 
-/* Read `"name": "string"` into the reader. Returns NULL, or what is wrong. */
-static const char *take_member(struct reader *reader, struct json_text *text)
+static int name_is(km_bytes name, const char *text)
 {
-    km_bytes name;
-    km_bytes bytes;
-    km_bytes *field;
-    int base64 = 0;
-    const char *problem = take_string(text, &name);
+    return name.size == strlen(text) && memcmp(name.data, text, name.size) == 0;
+}
 
-    if (problem)
-        return problem;
-    field = member_field(reader, name, &base64);
+/* Read the bytes of a member into the reader. Returns NULL, or what is wrong. */
+static const char *take_bytes(struct reader *reader, km_bytes name, struct json_text *text)
+{
+    km_bytes bytes;
+    int base64 = 0;
+    km_bytes *field = member_field(reader, name, &base64);
+    const char *problem;
+
     if (field == NULL)
-        return "an unknown member: k or k64, v or v64, m or m64";
+        return "an unknown member: k or k64, v or v64, m or m64, expires, kind";
     if (field->data)
-        return "a member is given twice";
-    if (!take(text, ':'))
-        return "`:` is expected after a member's name";
+        return member_twice;
     problem = take_string(text, &bytes);
     if (problem)
         return problem;
@@ -202,6 +233,37 @@ static const char *take_member(struct reader *reader, struct json_text *text)
     if (bytes.size == SIZE_MAX)
         return "malformed base64";
     *field = bytes;
+    return NULL;
+}
+
+/* Read `"name": value` into the reader. Returns NULL, or what is wrong. */
+static const char *take_member(struct reader *reader, struct json_text *text)
+{
+    km_bytes name;
+    const char *problem = take_string(text, &name);
+
+    if (problem)
+        return problem;
+    if (!take(text, ':'))
+        return "`:` is expected after a member's name";
+    if (name_is(name, "kind"))
+        return reader->kind ? member_twice : take_kind(text, &reader->kind);
+    if (name_is(name, "expires"))
+        return reader->expires_ms ? member_twice : take_time(text, &reader->expires_ms);
+    return take_bytes(reader, name, text);
+}
+
+/* Whether a line has the members that its sort has. Returns NULL, or what is wrong. */
+static const char *check_members(const struct reader *reader)
+{
+    if (reader->kind && (reader->key.data || reader->value.data || reader->expires_ms))
+        return "a kind stands on a line without a record";
+    if (reader->kind)
+        return NULL;
+    if (reader->key.data == NULL)
+        return "the key is missing (k or k64)";
+    if (reader->value.data == NULL)
+        return "the value is missing (v or v64)";
     return NULL;
 }
 
@@ -222,11 +284,7 @@ static const char *take_object(struct reader *reader, struct json_text *text)
     skip_space(text);
     if (text->at != text->end)
         return "text follows the object";
-    if (reader->key.data == NULL)
-        return "the key is missing (k or k64)";
-    if (reader->value.data == NULL)
-        return "the value is missing (v or v64)";
-    return NULL;
+    return check_members(reader);
 }
 
 static enum reader_result read_json(struct reader *reader)
@@ -240,13 +298,16 @@ static enum reader_result read_json(struct reader *reader)
     if (result != READER_RECORD)
         return result;
     reader->map = reader->key = reader->value = km_bytes_of(NULL, 0);
+    reader->kind = KM_KIND_DEFAULT;
+    reader->expires_ms = 0;
     text.at = line;
     text.end = line + size;
     problem = take_object(reader, &text);
     if (problem) {
         return cli_reader_bad(reader, "%s (column %zu)", problem, (size_t)(text.at - line) + 1);
     }
-    return cli_reader_check(reader);
+    result = cli_reader_check(reader);
+    return result == READER_RECORD && reader->kind ? READER_MAP : result;
 }
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -307,24 +368,38 @@ void cli_write_json_member(struct cli *cli, const char *name, km_bytes bytes)
     cli_write(cli, "\"", 1);
 }
 
-static void begin_json(struct cli *cli, km_bytes map, uint64_t live_size)
+/*
+ * The line that begins a map: where maps are named, so that an empty one is there too; else only
+ * for a kind that `load` would not choose by itself.
+ */
+static void begin_json(struct cli *cli, const km_map_info *map, uint64_t live_size)
 {
-    (void)cli;
-    (void)map;
     (void)live_size;
+    if (!cli->settings.all && map->kind == KM_INSERTION)
+        return;
+    cli_write(cli, "{", 1);
+    if (cli->settings.all) {
+        cli_write_json_member(cli, "m", map->name);
+        cli_write(cli, ",", 1);
+    }
+    cli_print(cli, "\"kind\":\"%s\"}\n", cli_kind_name(map->kind));
 }
 
 /* The map is named only where several maps are written. */
-static void write_json(struct cli *cli, km_bytes map, km_bytes key, km_bytes value)
+static void write_json(struct cli *cli, const struct record *record)
 {
     cli_write(cli, "{", 1);
     if (cli->settings.all) {
-        cli_write_json_member(cli, "m", map);
+        cli_write_json_member(cli, "m", record->map);
         cli_write(cli, ",", 1);
     }
-    cli_write_json_member(cli, "k", key);
-    cli_write(cli, ",", 1);
-    cli_write_json_member(cli, "v", value);
+    cli_write_json_member(cli, "k", record->key);
+    if (!cli->settings.keys_only) {
+        cli_write(cli, ",", 1);
+        cli_write_json_member(cli, "v", record->value);
+    }
+    if (record->expires_ms)
+        cli_print(cli, ",\"expires\":%llu", (unsigned long long)record->expires_ms);
     cli_write(cli, "}\n", 2);
 }
 

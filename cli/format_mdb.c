@@ -5,6 +5,7 @@
  *     VERSION=3            a header of NAME=VALUE lines
  *     format=bytevalue     two hex digits a byte; or print: text with \HH and \\ in it
  *     database=NAME        becomes the map's name
+ *     kind=hash            or sorted: the map's kind, where it is not insertion; ours alone
  *     HEADER=END
  *      6b6579              a key, then its value, each on a line that begins with a space
  *      76616c7565
@@ -49,6 +50,8 @@ static enum reader_result begin_header(struct reader *reader, km_bytes line)
     reader->mdb->in_data = 0;
     reader->mdb->is_print = 0;
     reader->map = km_bytes_of(NULL, 0);
+    reader->kind = KM_KIND_DEFAULT;
+    reader->expires_ms = 0;
     if (!line_is(line, "VERSION=3"))
         return cli_reader_bad(reader, "VERSION=3 is expected at the begin of a header");
     return READER_RECORD;
@@ -88,6 +91,16 @@ static const char *refusal(km_bytes line)
     return NULL;
 }
 
+static enum reader_result read_kind(struct reader *reader, km_bytes line)
+{
+    size_t skip = strlen("kind=");
+
+    reader->kind = cli_find_kind(km_bytes_of((const char *)line.data + skip, line.size - skip));
+    if (reader->kind == KM_KIND_DEFAULT)
+        return cli_reader_bad(reader, "kind= is hash, insertion or sorted");
+    return READER_RECORD;
+}
+
 static enum reader_result read_header_line(struct reader *reader, km_bytes line)
 {
     const char *problem = refusal(line);
@@ -96,6 +109,8 @@ static enum reader_result read_header_line(struct reader *reader, km_bytes line)
         return cli_reader_bad(reader, "%s", problem);
     if (line_begins(line, "database="))
         return read_database_name(reader, line);
+    if (line_begins(line, "kind="))
+        return read_kind(reader, line);
     if (!line_begins(line, "format="))
         return READER_RECORD;
     reader->mdb->is_print = line_is(line, "format=print");
@@ -225,23 +240,27 @@ static enum reader_result read_mdb(struct reader *reader)
 
 /* ---- writing ------------------------------------------------------------------------------- */
 
-/* mdb_load makes its map file as large as the header says: leave room for its pages. */
-static void begin_mdb(struct cli *cli, km_bytes map, uint64_t live_size)
+/*
+ * mdb_load makes its map file as large as the header says: leave room for its pages. It warns of
+ * `kind=`, and passes over it.
+ */
+static void begin_mdb(struct cli *cli, const km_map_info *map, uint64_t live_size)
 {
     uint64_t map_size = (live_size * 4 + (16 << 20)) / 4096 * 4096;
 
     cli_write_string(cli, "VERSION=3\nformat=bytevalue\ndatabase=");
-    cli_write(cli, map.data, map.size);
+    cli_write(cli, map->name.data, map->name.size);
+    if (map->kind != KM_INSERTION)
+        cli_print(cli, "\nkind=%s", cli_kind_name(map->kind));
     cli_print(cli, "\ntype=btree\nmapsize=%llu\nHEADER=END\n", (unsigned long long)map_size);
 }
 
-static void write_mdb(struct cli *cli, km_bytes map, km_bytes key, km_bytes value)
+static void write_mdb(struct cli *cli, const struct record *record)
 {
-    (void)map;
     cli_write(cli, " ", 1);
-    cli_write_hex(cli, key);
+    cli_write_hex(cli, record->key);
     cli_write(cli, "\n ", 2);
-    cli_write_hex(cli, value);
+    cli_write_hex(cli, record->value);
     cli_write(cli, "\n", 1);
 }
 

@@ -44,19 +44,20 @@ static enum reader_result read_tsv(struct reader *reader)
     return result;
 }
 
-static void begin_tsv(struct cli *cli, km_bytes map, uint64_t live_size)
+static void begin_tsv(struct cli *cli, const km_map_info *map, uint64_t live_size)
 {
     (void)cli;
     (void)map;
     (void)live_size;
 }
 
-static void write_tsv(struct cli *cli, km_bytes map, km_bytes key, km_bytes value)
+static void write_tsv(struct cli *cli, const struct record *record)
 {
-    (void)map;
-    cli_write_escaped(cli, key);
-    cli_write(cli, "\t", 1);
-    cli_write_escaped(cli, value);
+    cli_write_escaped(cli, record->key);
+    if (!cli->settings.keys_only) {
+        cli_write(cli, "\t", 1);
+        cli_write_escaped(cli, record->value);
+    }
     cli_write(cli, "\n", 1);
 }
 

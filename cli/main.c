@@ -9,80 +9,138 @@
 
 enum {
     OPTIONS_READ = OPTION_MAP | OPTION_ESCAPED | OPTION_QUIET,
-    OPTIONS_CHANGE = OPTIONS_READ | OPTION_DURABLE
+    OPTIONS_CHANGE = OPTIONS_READ | OPTION_DURABLE,
+    OPTIONS_PUT = OPTIONS_CHANGE | OPTION_KIND | OPTION_TTL,
+    OPTIONS_RANGE = OPTION_PREFIX | OPTION_RANGE
 };
 
 static const struct verb verbs[] = {
-    {"set", "STORE KEY VALUE", 3, OPTIONS_CHANGE, "Set the value of a key",
+    {"set", "STORE KEY VALUE", 3, 3, OPTIONS_PUT | OPTION_IF_ABSENT, "Set the value of a key",
      "\nStore and map are created if they are not there. A VALUE of `-` is read from stdin, byte\n"
      "for byte. Put `--` before the arguments if one of them begins with `-`.\n",
      cli_run_set},
-    {"get", "STORE KEY", 2, OPTIONS_READ | OPTION_FORMAT, "Print the value of a key",
+    {"get", "STORE KEY", 2, 2, OPTIONS_READ | OPTION_VALUE_FORMAT | OPTION_INFO,
+     "Print the value of a key",
      "\nThe value's bytes are written as they are, with nothing added. On a terminal they are\n"
      "escaped, unless --format raw asks for them, and a newline follows. Exits with 1 if there is\n"
-     "no such key.\n",
+     "no such key. The version is what cas expects.\n",
      cli_run_get},
-    {"del", "STORE KEY", 2, OPTIONS_CHANGE, "Delete a key",
-     "\nExits with 1 if there is no such key.\n", cli_run_del},
-    {"count", "STORE", 1, OPTIONS_READ, "Print the number of keys in a map", "", cli_run_count},
-    {"list", "STORE", 1, OPTION_FORMAT | OPTION_QUIET, "List the maps of a store",
+    {"del", "STORE [KEY]", 1, 2, OPTIONS_CHANGE | OPTIONS_RANGE, "Delete a key, or a range of keys",
+     "\nExits with 1 if there is no such KEY. Without KEY, and with --prefix, --from or --to, all\n"
+     "keys in that range of a sorted map are deleted at once, and their number is printed.\n",
+     cli_run_del},
+    {"pop", "STORE", 1, 1, OPTIONS_CHANGE | OPTION_LAST | OPTION_RECORD_FORMAT,
+     "Delete the first key and print it",
+     "\nThe key and its value are printed as by scan. Exits with 1 if the map is empty. Hash maps\n"
+     "have no first key.\n",
+     cli_run_pop},
+    {"cas", "STORE KEY EXPECTED VALUE", 4, 4, OPTIONS_PUT, "Set a value if the key has a version",
+     "\nEXPECTED is a version, as get --version prints it; 0 or `absent`: the key must not be\n"
+     "there. Prints the new version. If the key has another one, nothing changes, and it exits\n"
+     "with 5. A VALUE of `-` is read from stdin.\n",
+     cli_run_cas},
+    {"incr", "STORE KEY [N]", 2, 3, OPTIONS_PUT | OPTION_NEGATIVE, "Add to a number",
+     "\nThe value is a decimal number of 64 bits, as text; a key that is not there counts as 0. N\n"
+     "is 1 by default, and may be negative. Prints the sum. An expiry is kept unless --ttl is\n"
+     "given.\n",
+     cli_run_incr},
+    {"append", "STORE KEY BYTES", 3, 3, OPTIONS_PUT, "Add bytes to the end of a value",
+     "\nA key that is not there counts as empty. BYTES of `-` are read from stdin. An expiry is\n"
+     "kept unless --ttl is given.\n",
+     cli_run_append},
+    {"count", "STORE", 1, 1, OPTIONS_READ | OPTIONS_RANGE, "Print the number of keys in a map",
+     "\nWith --prefix, --from or --to: of the keys in that range. In maps that are not sorted all\n"
+     "keys are read for that.\n",
+     cli_run_count},
+    {"list", "STORE", 1, 1, OPTION_FORMAT | OPTION_QUIET, "List the maps of a store",
      "\nA line for each map: name, kind and number of keys, separated by TABs.\n", cli_run_list},
-    {"load", "STORE", 1, OPTIONS_CHANGE | OPTION_INPUT | OPTION_FROM | OPTION_BATCH | OPTION_ACK,
-     "Put many records into a map",
+    {"create", "STORE", 1, 1, OPTIONS_CHANGE | OPTION_KIND, "Make an empty map",
+     "\nhash maps are the fastest and have no order; insertion maps keep the order in which keys\n"
+     "came, and number them; sorted maps have theirs in byte order, for ranges. The kind of a map\n"
+     "is fixed. The store is created if it is not there. Exits with 2 if the map is there.\n",
+     cli_run_create},
+    {"drop", "STORE", 1, 1, OPTIONS_CHANGE, "Delete a map and all it holds",
+     "\n--map has to be given.\n", cli_run_drop},
+    {"scan", "STORE", 1, 1, OPTIONS_READ | OPTIONS_RANGE | OPTION_WALK | OPTION_RECORD_FORMAT,
+     "Print a part of a map, in its order",
+     "\nA line for each record: key TAB value, escaped as by dump; or JSON. Sorted maps find a\n"
+     "range by itself; of maps of the other kinds all keys are read, and those in it printed.\n",
+     cli_run_scan},
+    {"index", "STORE [N]", 1, 2, OPTIONS_READ | OPTION_OF | OPTION_RECORD_FORMAT | OPTION_NEGATIVE,
+     "Print the key at a position of an insertion map",
+     "\nPositions count from 0 in the order in which keys came; -1 is the last one. The record is\n"
+     "printed as by scan. With --of the position of a key is printed.\n",
+     cli_run_index},
+    {"load", "STORE", 1, 1, OPTIONS_PUT | OPTION_LOAD, "Put many records into a map",
      "\nThe input is one of\n"
      "  tsv   key TAB value; with --escaped, \\t \\n \\\\ \\xHH are read as what they stand for\n"
-     "  json  {\"k\":\"key\",\"v\":\"value\"}; k64 and v64 hold base64; m names a map\n"
+     "  json  {\"k\":\"key\",\"v\":\"value\"}; k64 and v64 hold base64; m names a map;\n"
+     "        {\"kind\":\"sorted\"} on a line of its own, with m or without, tells a map's kind\n"
      "  mdb   what mdb_dump writes; a database becomes the map of its name\n"
      "Without --from, a first line that begins with VERSION= means mdb, one that begins with `{`\n"
-     "and has no TAB json, any other tsv. --map goes before names in the input. Records are\n"
-     "committed in batches; at a bad line loading stops, and what came before it stays.\n",
+     "and has no TAB json, any other tsv. --map goes before names in the input, --kind before\n"
+     "kinds. Records are committed in batches; at a bad line loading stops, and what came before\n"
+     "it stays.\n",
      cli_run_load},
-    {"dump", "STORE", 1, OPTIONS_READ | OPTION_TO | OPTION_ALL, "Write all records of a map",
-     "\nThe formats are those of load. tsv is always escaped: read it with load --escaped.\n",
+    {"dump", "STORE", 1, 1, OPTIONS_READ | OPTION_DUMP, "Write all records of a map, in its order",
+     "\nThe formats are those of load. tsv is always escaped: read it with load --escaped. It\n"
+     "tells neither kinds nor expiries; json tells both, mdb kinds.\n",
      cli_run_dump},
-    {"stat", "STORE", 1, OPTION_FORMAT | OPTION_CLOSED | OPTION_QUIET,
+    {"stat", "STORE", 1, 1, OPTION_FORMAT | OPTION_CLOSED | OPTION_QUIET,
      "Print statistics of a store",
      "\nThe first lines tell, as it was before it was opened, whether a process has it open for\n"
      "writing, whether it was not closed in order and needs recovery, how many bytes of log that\n"
      "replays at most, and how large the index image is that helps.\n",
      cli_run_stat},
-    {"verify", "STORE", 1, OPTION_QUIET, "Read every byte of a store and report damage",
+    {"verify", "STORE", 1, 1, OPTION_QUIET, "Read every byte of a store and report damage",
      "\nWrites nothing. Exits with 4 if there is damage.\n", cli_run_verify},
-    {"salvage", "STORE NEW_STORE", 2, OPTION_QUIET, "Copy what is whole into a new store",
+    {"salvage", "STORE NEW_STORE", 2, 2, OPTION_QUIET, "Copy what is whole into a new store",
      "\nSTORE is not changed. What could not be copied is listed.\n", cli_run_salvage},
-    {"scrub", "STORE", 1, OPTION_RATE | OPTION_QUIET, "Verify a store while it is used",
+    {"scrub", "STORE", 1, 1, OPTION_RATE | OPTION_QUIET, "Verify a store while it is used",
      "\nReads full segments as they lie on the disk; may run beside a writer. Exits with 4 if\n"
      "there is damage.\n",
      cli_run_scrub},
-    {"compact", "STORE", 1, OPTION_FORMAT | OPTION_QUIET, "Free all the room that can be freed",
+    {"compact", "STORE", 1, 1, OPTION_FORMAT | OPTION_QUIET, "Free all the room that can be freed",
      "\nNot needed as a rule: whoever writes a store does this, a little at a time.\n",
      cli_run_compact},
-    {"backup", "STORE DEST", 2,
-     OPTION_KEEP | OPTION_INCREMENTAL | OPTION_PREVIOUS | OPTION_COPY | OPTION_QUIET,
+    {"backup", "STORE DEST", 2, 2, OPTION_BACKUP | OPTION_QUIET,
      "Copy a store as it is now, also while it is used",
      "\nDEST is the backup's folder, and must not exist; a backup is a store that can be read.\n"
      "With --keep or --incremental DEST is a folder, created if need be, that holds backups named\n"
      "by the time in UTC; the new one links what the newest one has.\n",
      cli_run_backup},
-    {"restore", "BACKUP STORE", 2, OPTION_QUIET, "Make a new store from a backup",
-     "\nBACKUP is checked and not changed. STORE must not exist.\n", cli_run_restore},
-    {"watch", "STORE", 1,
-     OPTION_MAP | OPTION_PREFIX | OPTION_ESCAPED | OPTION_AFTER | OPTION_FOR | OPTION_LIMIT |
-         OPTION_FORMAT | OPTION_QUIET,
+    {"restore", "BACKUP STORE", 2, 2, OPTION_IN_PLACE | OPTION_QUIET,
+     "Make a new store from a backup",
+     "\nBACKUP is checked and not changed. STORE must not exist; with --in-place it has to be\n"
+     "there, open in no process, and becomes what BACKUP is in one step.\n",
+     cli_run_restore},
+    {"diff", "OLD [NEW]", 1, 2,
+     OPTION_MAP | OPTION_ESCAPED | OPTION_SINCE | OPTION_RECORD_FORMAT | OPTION_QUIET,
+     "Print what differs between two stores",
+     "\nOLD and NEW are stores or backups. A line for each key that differs, separated by TABs:\n"
+     "  +  map  key  value   only NEW has it\n"
+     "  ~  map  key  value   NEW has another value, this one\n"
+     "  -  map  key          only OLD has it\n"
+     "and +map or -map, name and kind, for maps: in place of the keys of one that is gone, and\n"
+     "before those of a new one. Without --map those of all maps. The order of keys is not\n"
+     "compared. `diff --since BACKUP STORE` is `diff BACKUP STORE`.\n",
+     cli_run_diff},
+    {"watch", "STORE", 1, 1,
+     OPTION_MAP | OPTION_PREFIX | OPTION_ESCAPED | OPTION_WATCH | OPTION_LIMIT |
+         OPTION_RECORD_FORMAT | OPTION_QUIET,
      "Print changes as they happen",
      "\nA line for each change: kind, map, position, key and value, separated by TABs and escaped\n"
      "as by dump. The kinds are put, delete, map_created, map_dropped, map_cleared. Without --map\n"
      "those of all maps. At the end, on stderr, the position from which another watch can go on.\n"
      "Exits with 1 if compaction has removed changes that were asked for.\n",
      cli_run_watch},
-    {"follow", "STORE", 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_FORMAT | OPTION_QUIET,
+    {"follow", "STORE", 1, 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_FORMAT | OPTION_QUIET,
      "Print statistics again and again", "\nMeant for a store that another process writes.\n",
      cli_run_follow},
-    {"top", "STORE", 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_QUIET,
+    {"top", "STORE", 1, 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_QUIET,
      "Show what a store does, live",
      "\nWhere stdout is not a terminal, frames follow one another.\n", cli_run_top},
-    {"bench", "STORE", 1,
-     OPTION_DURABLE | OPTION_COUNT | OPTION_VALUE_SIZE | OPTION_THREADS | OPTION_QUIET,
+    {"bench", "STORE", 1, 1, OPTION_DURABLE | OPTION_BENCH | OPTION_QUIET,
      "Measure, and check every answer",
      "\nFills a new map `bench` with numbered keys, reads and overwrites them, and prints how\n"
      "fast and how evenly that went. Refuses a store that has a map `bench`; leaves it there.\n",
@@ -97,10 +155,11 @@ static int print_help(struct cli *cli)
     cli_write_string(cli, "usage: keepmap VERB [OPTION]... STORE [ARGUMENT]...\n\n"
                           "A persistent map. STORE is the folder that holds it.\n\n");
     for (i = 0; i < VERB_COUNT; i++)
-        cli_print(cli, "  %-8s %-16s %s\n", verbs[i].name, verbs[i].arguments, verbs[i].summary);
+        cli_print(cli, "  %-8s %-24s %s\n", verbs[i].name, verbs[i].arguments, verbs[i].summary);
     cli_write_string(cli, "\n`keepmap VERB --help` shows a verb's options; keepmap(1) has it all.\n"
                           "Exit codes: 0 done, 1 not found, 2 wrong usage or input,\n"
-                          "            3 I/O error, locked or full, 4 damaged store.\n");
+                          "            3 I/O error, locked or full, 4 damaged store,\n"
+                          "            5 the key is not as the change expected it.\n");
     return EXIT_DONE;
 }
 

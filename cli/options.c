@@ -12,6 +12,7 @@
 
 enum {
     SECONDS_MAX = 1000000000,
+    DAYS_MAX = 36500,    /* of a time to live */
     INTERVAL_MIN_MS = 10 /* of what is printed again and again */
 };
 
@@ -102,6 +103,47 @@ static int read_size(const char *text, uint64_t *out_size)
                : 0;
 }
 
+/* A whole number with a unit: ms, s, m, h or d. */
+static int read_duration(const char *text, uint64_t *out_ms)
+{
+    static const struct {
+        const char *unit;
+        uint64_t ms;
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}};
+    const uint64_t max_ms = (uint64_t)DAYS_MAX * 86400000;
+    uint64_t number;
+    size_t i;
+
+    if (read_digits(&text, &number) != 0)
+        return -1;
+    for (i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+        if (strcmp(text, units[i].unit) != 0)
+            continue;
+        *out_ms = number * units[i].ms;
+        return number == 0 || number > max_ms / units[i].ms ? -1 : 0;
+    }
+    return -1;
+}
+
+int cli_read_integer(km_bytes text, int64_t *out_number)
+{
+    const char *digits = text.data;
+    int is_negative = text.size > 0 && digits[0] == '-';
+    int64_t number = 0;
+    size_t i;
+
+    for (i = (size_t)is_negative; i < text.size; i++) {
+        int digit = digits[i] - '0';
+        if (digit < 0 || digit > 9 || __builtin_mul_overflow(number, 10, &number) ||
+            __builtin_add_overflow(number, is_negative ? -digit : digit, &number))
+            return -1;
+    }
+    if (text.size == (size_t)is_negative)
+        return -1;
+    *out_number = number;
+    return 0;
+}
+
 static int set_map(struct cli *cli, const char *text)
 {
     cli->settings.map = km_bytes_of_string(text);
@@ -118,20 +160,25 @@ static int set_durable(struct cli *cli, const char *text)
     return strcmp(text, "process") && strcmp(text, "power") ? -1 : 0;
 }
 
-/* `keepmap get` knows all three; the other verbs have JSON beside their usual output, which for
- * `watch` is called tsv. */
+static int set_json(struct cli *cli, const char *text)
+{
+    cli->settings.value_format = VALUE_JSON;
+    return strcmp(text, "json") ? -1 : 0;
+}
+
+static int set_record_format(struct cli *cli, const char *text)
+{
+    return strcmp(text, "tsv") == 0 ? 0 : set_json(cli, text);
+}
+
 static int set_value_format(struct cli *cli, const char *text)
 {
     static const char *const names[] = {"", "raw", "json", "hex"};
     int i;
 
-    if (cli->verb->run == cli_run_watch && strcmp(text, "tsv") == 0)
-        return 0;
     for (i = VALUE_RAW; i <= VALUE_HEX; i++) {
         if (strcmp(text, names[i]) != 0)
             continue;
-        if (i != VALUE_JSON && cli->verb->run != cli_run_get)
-            return -1;
         cli->settings.value_format = (enum value_format)i;
         return 0;
     }
@@ -193,8 +240,92 @@ static int set_threads(struct cli *cli, const char *text)
 
 static int set_prefix(struct cli *cli, const char *text)
 {
-    cli->settings.prefix = km_bytes_of_string(text);
+    cli->settings.range.prefix = km_bytes_of_string(text);
     return 0;
+}
+
+static int set_range_from(struct cli *cli, const char *text)
+{
+    cli->settings.range.from = km_bytes_of_string(text);
+    return 0;
+}
+
+static int set_range_to(struct cli *cli, const char *text)
+{
+    cli->settings.range.to = km_bytes_of_string(text);
+    return 0;
+}
+
+static int set_of(struct cli *cli, const char *text)
+{
+    cli->settings.of = km_bytes_of_string(text);
+    return 0;
+}
+
+static int set_reverse(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.reverse = 1;
+    return 0;
+}
+
+static int set_keys_only(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.keys_only = 1;
+    return 0;
+}
+
+static int set_kind(struct cli *cli, const char *text)
+{
+    cli->settings.kind = cli_find_kind(km_bytes_of_string(text));
+    return cli->settings.kind == KM_KIND_DEFAULT ? -1 : 0;
+}
+
+static int set_ttl(struct cli *cli, const char *text)
+{
+    return read_duration(text, &cli->settings.ttl_ms);
+}
+
+static int set_if_absent(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.if_absent = 1;
+    return 0;
+}
+
+static int set_info(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.info = 1;
+    return 0;
+}
+
+static int set_version(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.version = 1;
+    return 0;
+}
+
+static int set_last(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.last = 1;
+    return 0;
+}
+
+static int set_in_place(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.in_place = 1;
+    return 0;
+}
+
+static int set_since(struct cli *cli, const char *text)
+{
+    cli->settings.since_path = text;
+    return text[0] ? 0 : -1;
 }
 
 static int set_after(struct cli *cli, const char *text)
@@ -285,34 +416,57 @@ static int set_help(struct cli *cli, const char *text)
 
 static const struct option_entry entries[] = {
     {OPTION_MAP, 'm', "map", "NAME", "the map to work on; default: main", set_map},
+    {OPTION_KIND, 'k', "kind", "hash|insertion|sorted",
+     "of a map that is made; default: insertion (an existing map must be of it)", set_kind},
     {OPTION_DURABLE, 'd', "durable", "process|power",
      "what a change survives once it is acknowledged; default: process", set_durable},
-    {OPTION_FORMAT, 'f', "format", "FORMAT",
-     "how results are written: json (get: raw, json, hex; watch: tsv, json)", set_value_format},
+    {OPTION_TTL, 0, "ttl", "DURATION", "gone after 500ms, 10s, 5m, 2h, 1d; default: never",
+     set_ttl},
+    {OPTION_IF_ABSENT, 0, "if-absent", NULL, "only if the key is not there; else exit with 5",
+     set_if_absent},
+    {OPTION_FORMAT, 'f', "format", "json", "print JSON", set_json},
+    {OPTION_RECORD_FORMAT, 'f', "format", "tsv|json", "how results are written; default: tsv",
+     set_record_format},
+    {OPTION_VALUE_FORMAT, 'f', "format", "raw|json|hex", "how the value is written",
+     set_value_format},
+    {OPTION_INFO, 0, "info", NULL, "print version, expiry and size instead of the value", set_info},
+    {OPTION_INFO, 0, "version", NULL, "print the key's version instead of the value", set_version},
     {OPTION_ESCAPED, 'x', "escaped", NULL, "names, keys and values given hold \\t \\n \\\\ \\xHH",
      set_escaped},
-    {OPTION_INPUT, 'i', "input", "FILE", "read FILE instead of stdin", set_input},
-    {OPTION_FROM, 0, "from", "tsv|json|mdb", "what the input is; default: by its first line",
+    {OPTION_LOAD, 'i', "input", "FILE", "read FILE instead of stdin", set_input},
+    {OPTION_LOAD, 0, "from", "tsv|json|mdb", "what the input is; default: by its first line",
      set_format},
-    {OPTION_TO, 0, "to", "tsv|json|mdb", "what to write; default: tsv", set_format},
-    {OPTION_BATCH, 0, "batch", "N", "commit after N records; default: after 256 KiB", set_batch},
-    {OPTION_ACK, 0, "ack", NULL, "print the number of records so far after each commit", set_ack},
-    {OPTION_ALL, 'a', "all", NULL, "write all maps, with their names (json, mdb)", set_all},
-    {OPTION_COUNT, 'n', "count", "N", "how many keys; default: 1000000", set_count},
-    {OPTION_VALUE_SIZE, 0, "value-size", "N", "bytes of a value; default: 100", set_value_size},
-    {OPTION_THREADS, 't', "threads", "N", "how many threads; default: 1", set_threads},
+    {OPTION_DUMP, 0, "to", "tsv|json|mdb", "what to write; default: tsv", set_format},
+    {OPTION_LOAD, 0, "batch", "N", "commit after N records; default: after 256 KiB", set_batch},
+    {OPTION_LOAD, 0, "ack", NULL, "print the number of records so far after each commit", set_ack},
+    {OPTION_DUMP, 'a', "all", NULL, "write all maps, with their names (json, mdb)", set_all},
+    {OPTION_BENCH, 'n', "count", "N", "how many keys; default: 1000000", set_count},
+    {OPTION_BENCH, 0, "value-size", "N", "bytes of a value; default: 100", set_value_size},
+    {OPTION_BENCH, 't', "threads", "N", "how many threads; default: 1", set_threads},
     {OPTION_PREFIX, 0, "prefix", "P", "only keys that begin with P", set_prefix},
-    {OPTION_AFTER, 0, "after", "POSITION", "changes after POSITION, or `now` (default), or `first`",
+    {OPTION_RANGE, 0, "from", "KEY", "only KEY and keys after it, in byte order", set_range_from},
+    {OPTION_RANGE, 0, "to", "KEY", "only keys before KEY, in byte order", set_range_to},
+    {OPTION_WALK, 'r', "reverse", NULL, "from the last to the first (not in hash maps)",
+     set_reverse},
+    {OPTION_WALK, 'n', "limit", "N", "end after N of them", set_limit},
+    {OPTION_WALK, 0, "keys", NULL, "print keys without their values", set_keys_only},
+    {OPTION_OF, 0, "of", "KEY", "print the position of KEY", set_of},
+    {OPTION_LAST, 0, "last", NULL, "the last key instead of the first", set_last},
+    {OPTION_WATCH, 0, "after", "POSITION", "changes after POSITION, or `now` (default), or `first`",
      set_after},
-    {OPTION_FOR, 0, "for", "SECONDS", "end after SECONDS; 0: when what is there has been printed",
+    {OPTION_WATCH, 0, "for", "SECONDS", "end after SECONDS; 0: when what is there has been printed",
      set_for},
     {OPTION_LIMIT, 'n', "count", "N", "end after N of them; default: when stopped", set_limit},
     {OPTION_INTERVAL, 0, "interval", "SECONDS", "from one to the next; default: 1", set_interval},
-    {OPTION_COPY, 0, "copy", NULL, "copy every byte: share no file, link nothing", set_copy},
-    {OPTION_PREVIOUS, 0, "previous", "BACKUP", "link what an earlier backup has", set_previous},
-    {OPTION_KEEP, 0, "keep", "N", "DEST holds backups: add one, keep the N newest", set_keep},
-    {OPTION_INCREMENTAL, 0, "incremental", NULL, "DEST holds backups: add one, remove none",
+    {OPTION_BACKUP, 0, "copy", NULL, "copy every byte: share no file, link nothing", set_copy},
+    {OPTION_BACKUP, 0, "previous", "BACKUP", "link what an earlier backup has", set_previous},
+    {OPTION_BACKUP, 0, "keep", "N", "DEST holds backups: add one, keep the N newest", set_keep},
+    {OPTION_BACKUP, 0, "incremental", NULL, "DEST holds backups: add one, remove none",
      set_incremental},
+    {OPTION_IN_PLACE, 0, "in-place", NULL, "STORE is there: put the backup in its place",
+     set_in_place},
+    {OPTION_SINCE, 0, "since", "BACKUP", "what has become of BACKUP: the same as diff BACKUP STORE",
+     set_since},
     {OPTION_RATE, 0, "rate", "BYTES", "read so much a second; with K, M or G: KiB, MiB, GiB",
      set_rate},
     {OPTION_CLOSED, 0, "closed", NULL, "only what the next open has to do; do not open",
@@ -344,7 +498,7 @@ static void build_tables(const struct verb *verb, char *letters, struct option *
     *names = (struct option){NULL, 0, NULL, 0};
 }
 
-static int usage_error(const struct verb *verb, const char *what, const char *about)
+int cli_usage_error(const struct verb *verb, const char *what, const char *about)
 {
     cli_message("%s %s; `keepmap %s --help` tells more", what, about, verb->name);
     return EXIT_USAGE;
@@ -366,19 +520,44 @@ static const struct option_entry *find_entry(const struct verb *verb, int found)
     return NULL;
 }
 
+/*
+ * getopt takes a negative number for an option. Where a verb expects one it is shown with a space
+ * before it; shown_text() takes that off again. Verbs have one such argument at most.
+ */
+static void hide_negative(struct cli *cli, int argc, char **argv)
+{
+    int i;
+
+    for (i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        size_t size = strlen(argv[i]);
+        if (size < 2 || size + 2 > NUMBER_TEXT_MAX || argv[i][0] != '-' ||
+            strspn(argv[i] + 1, "0123456789") != size - 1)
+            continue;
+        snprintf(cli->negative, sizeof(cli->negative), " %s", argv[i]);
+        argv[i] = cli->negative;
+        return;
+    }
+}
+
+static char *shown_text(struct cli *cli, char *text)
+{
+    return text == cli->negative ? text + 1 : text;
+}
+
 static int take_option(struct cli *cli, int found, const char *text)
 {
     const struct option_entry *entry = find_entry(cli->verb, found);
+    const char *value = shown_text(cli, optarg);
     char about[100];
 
     if (found == ':')
-        return usage_error(cli->verb, "a value is missing after", text);
+        return cli_usage_error(cli->verb, "a value is missing after", text);
     if (entry == NULL)
-        return usage_error(cli->verb, "unknown option", text);
-    if (entry->set(cli, optarg) == 0)
+        return cli_usage_error(cli->verb, "unknown option", text);
+    if (entry->set(cli, value) == 0)
         return EXIT_DONE;
-    snprintf(about, sizeof(about), "--%s: %.60s", entry->name, optarg);
-    return usage_error(cli->verb, "bad value of", about);
+    snprintf(about, sizeof(about), "--%s: %.60s", entry->name, value ? value : "");
+    return cli_usage_error(cli->verb, "bad value of", about);
 }
 
 /* Unescape the map's name, which --escaped may follow, and check it. */
@@ -391,22 +570,55 @@ static int settle_map(struct cli *cli)
     if (cli->settings.map_given && cli->settings.escaped)
         map->size = cli_unescape((unsigned char *)map->data, map->size);
     if (map->size == SIZE_MAX)
-        return usage_error(cli->verb, "bad escape in", "--map: \\t, \\n, \\\\ or \\xHH");
+        return cli_usage_error(cli->verb, "bad escape in", "--map: \\t, \\n, \\\\ or \\xHH");
     if (map->size == 0 || map->size > KM_MAP_NAME_SIZE_MAX)
-        return usage_error(cli->verb, "bad name in", "--map: it has 1 to 255 bytes");
+        return cli_usage_error(cli->verb, "bad name in", "--map: it has 1 to 255 bytes");
     return EXIT_DONE;
 }
 
-static int settle_prefix(struct cli *cli)
+/* Unescape a key that an option gave, and check its size. */
+static int settle_key(struct cli *cli, const char *option, km_bytes *key)
 {
-    km_bytes *prefix = &cli->settings.prefix;
+    char about[80];
 
     if (cli->settings.escaped)
-        prefix->size = cli_unescape((unsigned char *)prefix->data, prefix->size);
-    if (prefix->size == SIZE_MAX)
-        return usage_error(cli->verb, "bad escape in", "--prefix: \\t, \\n, \\\\ or \\xHH");
-    if (prefix->size > KM_KEY_SIZE_MAX)
-        return usage_error(cli->verb, "no key is as long as", "--prefix: keys end at 65535 bytes");
+        key->size = cli_unescape((unsigned char *)key->data, key->size);
+    snprintf(about, sizeof(about), "%s: \\t, \\n, \\\\ or \\xHH", option);
+    if (key->size == SIZE_MAX)
+        return cli_usage_error(cli->verb, "bad escape in", about);
+    snprintf(about, sizeof(about), "%s: keys end at 65535 bytes", option);
+    if (key->size > KM_KEY_SIZE_MAX)
+        return cli_usage_error(cli->verb, "no key is as long as", about);
+    return EXIT_DONE;
+}
+
+static int settle_keys(struct cli *cli)
+{
+    struct settings *settings = &cli->settings;
+    int code = settle_key(cli, "--prefix", &settings->range.prefix);
+
+    if (code == EXIT_DONE)
+        code = settle_key(cli, "--from", &settings->range.from);
+    if (code == EXIT_DONE)
+        code = settle_key(cli, "--to", &settings->range.to);
+    if (code == EXIT_DONE)
+        code = settle_key(cli, "--of", &settings->of);
+    return code;
+}
+
+/* Take what is left of the command line as arguments. */
+static int take_arguments(struct cli *cli, int count, char **arguments)
+{
+    int i;
+
+    if (count < cli->verb->argument_min)
+        return cli_usage_error(cli->verb, "arguments are missing:", cli->verb->arguments);
+    if (count > cli->verb->argument_max)
+        return cli_usage_error(cli->verb, "too many arguments; expected are", cli->verb->arguments);
+    for (i = 0; i < count; i++)
+        arguments[i] = shown_text(cli, arguments[i]);
+    cli->arguments = arguments;
+    cli->argument_count = count;
     return EXIT_DONE;
 }
 
@@ -418,6 +630,8 @@ int cli_parse(struct cli *cli, int argc, char **argv)
     int code;
 
     build_tables(cli->verb, letters, names);
+    if (cli->verb->options & OPTION_NEGATIVE)
+        hide_negative(cli, argc, argv);
     cli->settings.after = KM_POSITION_NOW;
     opterr = 0;
     while ((found = getopt_long(argc, argv, letters, names, NULL)) != -1) {
@@ -425,15 +639,12 @@ int cli_parse(struct cli *cli, int argc, char **argv)
         if (code)
             return code;
     }
-    cli->arguments = argv + optind;
     if (cli->settings.help)
         return EXIT_DONE;
-    if (argc - optind < cli->verb->argument_count)
-        return usage_error(cli->verb, "arguments are missing:", cli->verb->arguments);
-    if (argc - optind > cli->verb->argument_count)
-        return usage_error(cli->verb, "too many arguments; expected are", cli->verb->arguments);
-    code = settle_map(cli);
-    return code ? code : settle_prefix(cli);
+    code = take_arguments(cli, argc - optind, argv + optind);
+    if (code == EXIT_DONE)
+        code = settle_map(cli);
+    return code ? code : settle_keys(cli);
 }
 
 void cli_print_verb_help(struct cli *cli, const struct verb *verb)

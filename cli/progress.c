@@ -20,6 +20,14 @@ uint64_t cli_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
+uint64_t cli_wall_ms(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 void cli_progress_begin(const struct cli *cli, struct progress *progress, const char *label)
 {
     progress->label = label;

@@ -98,6 +98,7 @@ int cli_exit_code(km_status status)
     case KM_E_INVALID:
     case KM_E_TOO_BIG: return EXIT_USAGE;
     case KM_E_CORRUPT: return EXIT_CORRUPT;
+    case KM_CONFLICT: return EXIT_CONFLICT;
     default: return EXIT_FAILED;
     }
 }
@@ -108,6 +109,7 @@ static const char *advice(km_status status)
     switch (status) {
     case KM_EXISTS: return "what is to be created is there already";
     case KM_STOPPED: return "stopped by a signal";
+    case KM_CONFLICT: return "the key has changed meanwhile";
     case KM_E_NO_MEMORY: return "not enough memory";
     case KM_E_FULL: return "no space: free some on the disk, then try again";
     case KM_E_IO: return "reading or writing failed: check the disk";
@@ -162,8 +164,8 @@ static void print_warning(void *context, km_log_level level, const char *message
         cli_note(cli, "warning: %s", message);
 }
 
-km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
-                       km_error *out_error)
+static km_status try_open_at(struct cli *cli, const char *path, km_open_mode mode,
+                             km_store **out_store, km_error *out_error)
 {
     km_options options = KM_OPTIONS_INIT;
     struct progress progress;
@@ -177,9 +179,15 @@ km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
     options.log_context = cli;
     options.progress = cli_progress_show;
     options.progress_context = &progress;
-    rc = km_open(cli->arguments[0], &options, out_store, out_error);
+    rc = km_open(path, &options, out_store, out_error);
     cli_progress_end(&progress);
     return rc;
+}
+
+km_status cli_try_open(struct cli *cli, km_open_mode mode, km_store **out_store,
+                       km_error *out_error)
+{
+    return try_open_at(cli, cli->arguments[0], mode, out_store, out_error);
 }
 
 /*
@@ -194,16 +202,26 @@ static void settle(km_store *store)
         cli_pause(SETTLE_MS);
 }
 
-int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store)
+static int open_at(struct cli *cli, const char *path, km_open_mode mode, km_store **out_store)
 {
     km_error error;
-    km_status rc = cli_try_open(cli, mode, out_store, &error);
+    km_status rc = try_open_at(cli, path, mode, out_store, &error);
 
     if (rc)
-        return cli_fail_at(cli->arguments[0], rc, &error);
+        return cli_fail_at(path, rc, &error);
     if (mode == KM_OPEN_READ_ONLY)
         settle(*out_store);
     return EXIT_DONE;
+}
+
+int cli_open(struct cli *cli, km_open_mode mode, km_store **out_store)
+{
+    return open_at(cli, cli->arguments[0], mode, out_store);
+}
+
+int cli_open_at(struct cli *cli, const char *path, km_store **out_store)
+{
+    return open_at(cli, path, KM_OPEN_READ_ONLY, out_store);
 }
 
 int cli_close(km_store *store, int code)
@@ -232,12 +250,96 @@ int cli_find_map(struct cli *cli, km_store *store, km_map **out_map)
     return EXIT_NOT_FOUND;
 }
 
-int cli_make_map(struct cli *cli, km_store *store, km_map **out_map)
-{
-    km_status rc = km_map_open_or_create(store, cli->settings.map, KM_KIND_DEFAULT, out_map);
+static const char *const kind_names[] = {"default", "hash", "insertion", "sorted"};
 
+km_map_kind cli_find_kind(km_bytes name)
+{
+    int i;
+
+    for (i = KM_HASH; i <= KM_SORTED; i++) {
+        if (strlen(kind_names[i]) == name.size && memcmp(kind_names[i], name.data, name.size) == 0)
+            return (km_map_kind)i;
+    }
+    return KM_KIND_DEFAULT;
+}
+
+const char *cli_kind_name(km_map_kind kind)
+{
+    return kind_names[kind <= KM_SORTED ? kind : KM_KIND_DEFAULT];
+}
+
+struct kind_search {
+    km_bytes name;
+    km_map_kind found;
+};
+
+static int look_at_kind(void *context, const km_map_info *info)
+{
+    struct kind_search *search = context;
+
+    if (info->name.size != search->name.size ||
+        memcmp(info->name.data, search->name.data, search->name.size) != 0)
+        return 0;
+    search->found = info->kind;
+    return 1;
+}
+
+km_map_kind cli_map_kind(km_store *store, km_bytes name)
+{
+    struct kind_search search = {name, KM_KIND_DEFAULT};
+    km_status rc = km_map_list(store, look_at_kind, &search);
+
+    return rc == KM_STOPPED ? search.found : KM_KIND_DEFAULT;
+}
+
+/* A map is there: see that its kind is the one asked for. */
+static int check_kind(struct cli *cli, km_store *store, km_bytes name, km_map_kind kind)
+{
+    km_map_kind wanted = cli->settings.kind ? cli->settings.kind : kind;
+    km_map_kind found = wanted ? cli_map_kind(store, name) : wanted;
+    char quoted[QUOTED_MAX];
+
+    if (found == wanted)
+        return EXIT_DONE;
+    cli_quote(name, quoted);
+    if (cli->settings.kind == KM_KIND_DEFAULT) {
+        cli_note(cli, "map %s is there already: it stays %s, the input has it %s", quoted,
+                 cli_kind_name(found), cli_kind_name(wanted));
+        return EXIT_DONE;
+    }
+    cli_message("map %s is there already, and %s, not %s: a map's kind is fixed when it is made",
+                quoted, cli_kind_name(found), cli_kind_name(wanted));
+    return EXIT_USAGE;
+}
+
+int cli_make_named_map(struct cli *cli, km_store *store, km_bytes name, km_map_kind kind,
+                       km_map **out_map)
+{
+    km_status rc = km_map_open(store, name, out_map);
+
+    if (rc == KM_OK)
+        return check_kind(cli, store, name, kind);
+    if (rc == KM_NOT_FOUND) {
+        rc = km_map_create(store, name, cli->settings.kind ? cli->settings.kind : kind, out_map);
+    }
     return rc ? cli_fail_in_store(store, rc, "create the map") : EXIT_DONE;
 }
+
+int cli_make_map(struct cli *cli, km_store *store, km_map **out_map)
+{
+    return cli_make_named_map(cli, store, cli->settings.map, KM_KIND_DEFAULT, out_map);
+}
+
+int cli_kind_lacks(struct cli *cli, const char *what)
+{
+    char quoted[QUOTED_MAX];
+
+    cli_quote(cli->settings.map, quoted);
+    cli_message("map %s: %s", quoted, what);
+    return EXIT_USAGE;
+}
+
+/* ---- arguments ----------------------------------------------------------------------------- */
 
 int cli_argument(struct cli *cli, int index, km_bytes *out_bytes)
 {
@@ -251,4 +353,32 @@ int cli_argument(struct cli *cli, int index, km_bytes *out_bytes)
         return EXIT_DONE;
     cli_message("bad escape in an argument: use \\t, \\n, \\\\ or \\xHH");
     return EXIT_USAGE;
+}
+
+int cli_value_argument(struct cli *cli, int index, km_bytes *out_value, unsigned char **out_owned)
+{
+    int code;
+
+    if (strcmp(cli->arguments[index], "-") != 0)
+        return cli_argument(cli, index, out_value);
+    code = cli_read_stdin(KM_VALUE_SIZE_MAX, out_owned, &out_value->size);
+    out_value->data = *out_owned;
+    return code;
+}
+
+int cli_key_missing(struct cli *cli, km_bytes key)
+{
+    char quoted[QUOTED_MAX];
+
+    cli_quote(key, quoted);
+    cli_note(cli, "no key %s", quoted);
+    return EXIT_NOT_FOUND;
+}
+
+int cli_compare_keys(km_bytes a, km_bytes b)
+{
+    size_t common = a.size < b.size ? a.size : b.size;
+    int order = common ? memcmp(a.data, b.data, common) : 0;
+
+    return order ? order : (a.size > b.size) - (a.size < b.size);
 }

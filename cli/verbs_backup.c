@@ -163,20 +163,39 @@ int cli_run_backup(struct cli *cli)
 
 /* ---- restore ------------------------------------------------------------------------------- */
 
-int cli_run_restore(struct cli *cli)
+static km_status restore(struct cli *cli, km_error *out_error)
 {
     struct progress progress;
+    const char *backup = cli->arguments[0];
+    const char *path = cli->arguments[1];
+    km_status rc;
+
+    memset(out_error, 0, sizeof(*out_error));
+    cli_progress_begin(cli, &progress, "restoring");
+    if (cli->settings.in_place) {
+        rc = km_restore_in_place(backup, path, cli_progress_show, &progress, out_error);
+    } else {
+        rc = km_restore(backup, path, cli_progress_show, &progress, out_error);
+    }
+    cli_progress_end(&progress);
+    return rc;
+}
+
+int cli_run_restore(struct cli *cli)
+{
     km_error error;
     km_status rc;
 
-    memset(&error, 0, sizeof(error));
     cli_catch_signals();
-    cli_progress_begin(cli, &progress, "restoring");
-    rc = km_restore(cli->arguments[0], cli->arguments[1], cli_progress_show, &progress, &error);
-    cli_progress_end(&progress);
-    if (rc == KM_E_NOT_A_STORE && error.message[0] == '\0') {
+    rc = restore(cli, &error);
+    if (rc == KM_OK)
+        return EXIT_DONE;
+    if (rc != KM_E_NOT_A_STORE || error.message[0])
+        return cli_fail(rc, &error);
+    if (cli->settings.in_place) {
+        cli_message("no backup in %s, or no store in %s", cli->arguments[0], cli->arguments[1]);
+    } else {
         cli_message("no backup in %s", cli->arguments[0]);
-        return EXIT_FAILED;
     }
-    return rc ? cli_fail(rc, &error) : EXIT_DONE;
+    return EXIT_FAILED;
 }

@@ -30,7 +30,8 @@ struct loader {
     size_t map_name_size; /* name of `map`, as the input gave it; 0: it gave none */
     size_t batch_size;
     uint64_t batch_count;
-    uint64_t loaded_count; /* committed records */
+    uint64_t loaded_count;  /* committed records */
+    uint64_t expired_count; /* records whose time had come already: not loaded */
 };
 
 /* ---- load ---------------------------------------------------------------------------------- */
@@ -74,7 +75,7 @@ static int commit(struct loader *loader)
 static int choose_map(struct loader *loader)
 {
     km_bytes name = loader->reader.map;
-    km_status rc;
+    int code;
 
     if (loader->map_is_fixed || name.data == NULL)
         name.size = 0;
@@ -82,22 +83,48 @@ static int choose_map(struct loader *loader)
         memcmp(loader->map_name, name.data ? name.data : "", name.size) == 0)
         return EXIT_DONE;
     loader->map_name_size = name.size;
-    if (name.size == 0)
-        return cli_make_map(loader->cli, loader->store, &loader->map);
-    memcpy(loader->map_name, name.data, name.size);
-    rc = km_map_open_or_create(loader->store, name, KM_KIND_DEFAULT, &loader->map);
-    return rc ? load_failed(loader, rc) : EXIT_DONE;
+    if (name.size == 0) {
+        name = loader->cli->settings.map;
+    } else {
+        memcpy(loader->map_name, name.data, name.size);
+    }
+    cli_progress_end(&loader->progress);
+    code = cli_make_named_map(loader->cli, loader->store, name, loader->reader.kind, &loader->map);
+    if (code)
+        commit(loader); /* what came before (I2); the reason is told */
+    return code;
 }
 
-static int put_alone(struct loader *loader)
+static int put_alone(struct loader *loader, uint64_t ttl_ms)
 {
+    km_write write = KM_WRITE_INIT;
     km_status rc;
     int code = commit(loader);
 
     if (code)
         return code;
-    rc = km_put(loader->map, loader->reader.key, loader->reader.value, NULL);
+    write.ttl_ms = ttl_ms;
+    rc = km_put(loader->map, loader->reader.key, loader->reader.value, &write);
     return rc ? load_failed(loader, rc) : acknowledge(loader, 1);
+}
+
+/*
+ * How long the record is to live; 0: for ever. --ttl goes before what the input says. Returns
+ * whether its time has not come already.
+ */
+static int find_ttl(const struct loader *loader, uint64_t *out_ttl_ms)
+{
+    uint64_t expires_ms = loader->reader.expires_ms;
+    uint64_t now_ms;
+
+    *out_ttl_ms = loader->cli->settings.ttl_ms;
+    if (*out_ttl_ms || expires_ms == 0)
+        return 1;
+    now_ms = cli_wall_ms();
+    if (expires_ms <= now_ms)
+        return 0;
+    *out_ttl_ms = expires_ms - now_ms;
+    return 1;
 }
 
 static int add_record(struct loader *loader)
@@ -105,14 +132,20 @@ static int add_record(struct loader *loader)
     uint64_t count_max = loader->cli->settings.batch_count;
     size_t size_max = count_max ? BATCH_SIZE_ASKED : BATCH_SIZE;
     size_t size = loader->reader.key.size + loader->reader.value.size;
+    uint64_t ttl_ms = 0;
     km_status rc;
     int code = choose_map(loader);
 
     if (code)
         return code;
+    if (!find_ttl(loader, &ttl_ms)) {
+        loader->expired_count++;
+        return EXIT_DONE;
+    }
     if (size > RECORD_ALONE_SIZE)
-        return put_alone(loader);
-    rc = km_batch_put(loader->batch, loader->map, loader->reader.key, loader->reader.value);
+        return put_alone(loader, ttl_ms);
+    rc = km_batch_put_ttl(loader->batch, loader->map, loader->reader.key, loader->reader.value,
+                          ttl_ms);
     if (rc)
         return load_failed(loader, rc);
     loader->batch_count++;
@@ -183,12 +216,17 @@ static int load_input(struct loader *loader)
     if (code)
         return code;
     loader->reader.map = km_bytes_of(NULL, 0);
+    loader->reader.kind = KM_KIND_DEFAULT;
     if (loader->map == NULL)
         code = choose_map(loader); /* the input was empty: so is the map */
     seconds = (double)(cli_now_ns() - begin_ns) / 1e9;
     if (code == EXIT_DONE) {
         cli_note(loader->cli, "loaded %llu records in %.3f seconds",
                  (unsigned long long)loader->loaded_count, seconds);
+    }
+    if (code == EXIT_DONE && loader->expired_count) {
+        cli_note(loader->cli, "%llu records had expired, and were left out",
+                 (unsigned long long)loader->expired_count);
     }
     return code;
 }
@@ -236,24 +274,34 @@ static int name_refused(struct dumper *dumper, km_bytes name)
     return EXIT_USAGE;
 }
 
-static int dump_map(struct dumper *dumper, km_map *map, km_bytes name)
+static km_status dump_next(struct dumper *dumper, km_cursor *cursor, km_bytes name)
+{
+    struct record record = {.map = name};
+    km_key_info info;
+    km_status rc = km_cursor_next(cursor, &record.key, &record.value);
+
+    if (rc == KM_OK)
+        rc = km_cursor_info(cursor, &info);
+    if (rc)
+        return rc;
+    record.expires_ms = info.expires_ms;
+    dumper->format->write_record(dumper->cli, &record);
+    return KM_OK;
+}
+
+static int dump_map(struct dumper *dumper, km_map *map, const km_map_info *info)
 {
     km_cursor *cursor = NULL;
-    km_bytes key;
-    km_bytes value;
     km_status rc;
 
-    if (!dumper->format->can_name(name))
-        return name_refused(dumper, name);
-    rc = km_cursor_open(map, &cursor);
+    if (!dumper->format->can_name(info->name))
+        return name_refused(dumper, info->name);
+    rc = km_cursor_open(map, NULL, &cursor);
     if (rc)
         return cli_fail_in_store(dumper->store, rc, "dump");
-    dumper->format->write_begin(dumper->cli, name, dumper->live_size);
-    while (rc == KM_OK && !dumper->cli->output_error) {
-        rc = km_cursor_next(cursor, &key, &value);
-        if (rc == KM_OK)
-            dumper->format->write_record(dumper->cli, name, key, value);
-    }
+    dumper->format->write_begin(dumper->cli, info, dumper->live_size);
+    while (rc == KM_OK && !dumper->cli->output_error)
+        rc = dump_next(dumper, cursor, info->name);
     km_cursor_close(cursor);
     if (rc != KM_OK && rc != KM_END)
         return cli_fail_in_store(dumper->store, rc, "dump");
@@ -268,7 +316,7 @@ static int dump_listed(void *context, const km_map_info *info)
     km_status rc = km_map_open(dumper->store, info->name, &map);
 
     dumper->code = rc ? cli_fail_in_store(dumper->store, rc, "open a map")
-                      : dump_map(dumper, map, info->name);
+                      : dump_map(dumper, map, info);
     return dumper->code;
 }
 
@@ -283,10 +331,14 @@ static int dump_all(struct dumper *dumper)
 
 static int dump_one(struct dumper *dumper)
 {
+    km_map_info info = {.name = dumper->cli->settings.map};
     km_map *map = NULL;
     int code = cli_find_map(dumper->cli, dumper->store, &map);
 
-    return code ? code : dump_map(dumper, map, dumper->cli->settings.map);
+    if (code)
+        return code;
+    info.kind = cli_map_kind(dumper->store, info.name);
+    return dump_map(dumper, map, &info);
 }
 
 int cli_run_dump(struct cli *cli)

@@ -272,6 +272,11 @@ static void show_upkeep(struct screen *screen)
     show_line(screen, "health   %llu damaged, %s scrubbed%s",
               (unsigned long long)stats->damage_count, size_text((double)stats->scrubbed_bytes, a),
               stats->failed ? ", A WRITE FAILED: changes are refused" : "");
+    if (stats->snapshot_count == 0)
+        return;
+    show_line(screen, "snapshot %llu open, the oldest for %.1f s; %s of index kept for them",
+              (unsigned long long)stats->snapshot_count, (double)stats->snapshot_age_ms / 1e3,
+              size_text((double)stats->snapshot_bytes, a));
 }
 
 /* ---- top: frames --------------------------------------------------------------------------- */

@@ -29,40 +29,52 @@ static const char *change_name(km_change_kind kind)
     case KM_CHANGE_MAP_CREATED: return "map_created";
     case KM_CHANGE_MAP_DROPPED: return "map_dropped";
     case KM_CHANGE_MAP_CLEARED: return "map_cleared";
+    case KM_CHANGE_RANGE_DELETED: return "range_deleted";
     }
     return "unknown";
 }
 
+/* Whether a change has a key; and a value, of which a range that ends with the map has none. */
+static int has_key(const km_change *change)
+{
+    return change->kind == KM_CHANGE_PUT || change->kind == KM_CHANGE_DELETE ||
+           change->kind == KM_CHANGE_RANGE_DELETED;
+}
+
+static int has_value(const km_change *change)
+{
+    return change->kind == KM_CHANGE_PUT ||
+           (change->kind == KM_CHANGE_RANGE_DELETED && change->value.data);
+}
+
 static void print_change_json(struct cli *cli, const km_change *change)
 {
-    int has_key = change->kind == KM_CHANGE_PUT || change->kind == KM_CHANGE_DELETE;
+    int is_range = change->kind == KM_CHANGE_RANGE_DELETED;
 
     cli_print(cli, "{\"kind\":\"%s\",", change_name(change->kind));
     cli_write_json_member(cli, "m", change->map);
     cli_print(cli, ",\"position\":%llu", (unsigned long long)change->position);
-    if (has_key) {
+    if (has_key(change)) {
         cli_write(cli, ",", 1);
-        cli_write_json_member(cli, "k", change->key);
+        cli_write_json_member(cli, is_range ? "from" : "k", change->key);
     }
-    if (change->kind == KM_CHANGE_PUT) {
+    if (has_value(change)) {
         cli_write(cli, ",", 1);
-        cli_write_json_member(cli, "v", change->value);
+        cli_write_json_member(cli, is_range ? "to" : "v", change->value);
     }
     cli_write_string(cli, change->more_follows ? ",\"more\":true}\n" : "}\n");
 }
 
-/* Five fields, whatever the change; what it lacks is empty. */
+/* Five fields, whatever the change; what it lacks is empty. No range ends with the empty key. */
 static void print_change_tsv(struct cli *cli, const km_change *change)
 {
-    int has_key = change->kind == KM_CHANGE_PUT || change->kind == KM_CHANGE_DELETE;
-
     cli_print(cli, "%s\t", change_name(change->kind));
     cli_write_escaped(cli, change->map);
     cli_print(cli, "\t%llu\t", (unsigned long long)change->position);
-    if (has_key)
+    if (has_key(change))
         cli_write_escaped(cli, change->key);
     cli_write(cli, "\t", 1);
-    if (change->kind == KM_CHANGE_PUT)
+    if (has_value(change))
         cli_write_escaped(cli, change->value);
     cli_write(cli, "\n", 1);
 }
@@ -140,7 +152,7 @@ static int begin_watch(struct watcher *watcher)
     if (code)
         return code;
     options.after = watcher->position;
-    options.prefix = cli->settings.prefix;
+    options.prefix = cli->settings.range.prefix;
     rc = km_watch_open(watcher->live.store, &options, &watcher->watch);
     if (rc)
         return watch_failed(watcher, rc);

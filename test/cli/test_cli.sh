@@ -4,11 +4,13 @@
 # test_cli.sh TOOL -- what a user of the keepmap tool can meet: every verb, format and exit code.
 #
 # Prints a line for each case, and how many passed; exits with 1 if any failed. What a case ran and
-# said is printed where it failed. Cases that need another program are skipped, and say so.
+# said is printed where it failed. Cases that need another program are skipped, and say so. The
+# files cases_*.sh beside it are parts of it.
 set -u
 export LC_ALL=C
 
 tool=${1:?usage: test_cli.sh TOOL}
+here=$(cd "$(dirname "$0")" && pwd)
 case $tool in /*) ;; *) tool=$PWD/$tool ;; esac
 [ -x "$tool" ] || { echo "no tool at $tool" >&2; exit 1; }
 
@@ -194,9 +196,10 @@ code longest_key 0 set s "$key_max" long
 prints longest_key_is_found long get s "$key_max"
 error too_long_key 2 set s "0$key_max" long
 
-prints list_shows_maps $'main\thash\t9\nsecond\thash\t1\nm\\x00\\xff\thash\t1\n' list s
+prints list_shows_maps \
+    $'main\tinsertion\t9\nsecond\tinsertion\t1\nm\\x00\\xff\tinsertion\t1\n' list s
 code list_as_json 0 list --format json s
-has list_json_has_the_count '^{"map":"main","kind":"hash","count":9}$'
+has list_json_has_the_count '^{"map":"main","kind":"insertion","count":9}$'
 has list_json_encodes_names '^{"map64":"bQD/",'
 code stat_works 0 stat s
 has stat_shows_keys '^key_count: 11$'
@@ -274,7 +277,8 @@ prints map_option_goes_before_names $'3\n' count --map only two
 code mdb_of_all_maps 0 dump --all --to mdb two
 cp out two.dump
 code mdb_of_all_maps_loads 0 load --input two.dump two.again
-prints all_maps_are_back $'one\thash\t2\ntwo\thash\t1\nonly\thash\t3\n' list two.again
+prints all_maps_are_back $'one\tinsertion\t2\ntwo\tinsertion\t1\nonly\tinsertion\t3\n' \
+    list two.again
 
 if command -v mdb_load >/dev/null && command -v mdb_dump >/dev/null; then
     printf 'plain\ttext\nodd \\x00\\xff\\n\\t\tvalue \\x00\\x80\nempty\t\n' >input
@@ -615,7 +619,7 @@ writer_begins w
 put follow 1
 code follow_a_writer 0 follow --count 2 --interval 0.05 --format json w
 is follow_says_nothing_of_a_writer "$(cat err)" ""
-is follow_json_has_a_line_each "$(grep -c '^{"map_count":2,.*"is_follower":1}$' out)" 2
+is follow_json_has_a_line_each "$(grep -c '^{"map_count":2,.*"is_follower":1,.*}$' out)" 2
 code top_into_a_pipe 0 top --count 2 --interval 0.3 w
 is top_prints_as_often_as_asked "$(grep -c '^store  ' out)" 2
 is top_separates_its_frames "$(grep -c '^$' out)" 1
@@ -754,6 +758,8 @@ is keep_leaves_what_is_not_ours "$(ls set | grep -vx "$ours" | head -n -1 | tr '
 is keep_keeps_the_newest "$(ls set | grep -cx "$ours")" 1
 code link_is_not_followed 0 verify outside/backup
 code foreign_backup_is_whole 0 verify set/20200105T000000Z
+
+. "$here/cases_orders.sh"
 
 # ---- compact -------------------------------------------------------------------------------------
 
