@@ -85,7 +85,7 @@ static int check_word(uint64_t word)
 }
 
 /* I5 and I6 for the entries of a leaf. */
-static int check_entries(struct tree_check *check, const struct sorted_view fences[2])
+static int check_leaf_entries(struct tree_check *check, const struct sorted_view fences[2])
 {
     const struct sorted_leaf *leaf = km__sorted_node(check->path.link);
     uint64_t word = km__sorted_load_word(leaf);
@@ -139,7 +139,7 @@ static int check_leaf(struct tree_check *check, struct sorted_view *out_high)
     if (broken)
         return broken;
     *out_high = fences[1];
-    return check_entries(check, fences);
+    return check_leaf_entries(check, fences);
 }
 
 int km__sorted_check(struct sorted_tree *tree)

@@ -249,8 +249,8 @@ static struct sorted_leaf *make_image_leaf(struct sorted_tree *tree,
     return leaf;
 }
 
-km_status km__sorted_build_add(struct sorted_builder *builder,
-                               const struct sorted_image_leaf *leaf, km_bytes fence)
+km_status km__sorted_build_add(struct sorted_builder *builder, const struct sorted_image_leaf *leaf,
+                               km_bytes fence)
 {
     struct build_child child = {0, NULL, (uint32_t)fence.size};
     struct sorted_tree *tree = builder->tree;

@@ -35,7 +35,8 @@ struct change_log {
 struct climb {
     struct sorted_tree *tree;
     const struct sorted_path *path;
-    struct sorted_change change; /* of the children of the path's step `depth` - 1; 0: of the root */
+    struct sorted_change
+        change; /* of the children of the path's step `depth` - 1; 0: of the root */
     uint32_t depth;
     struct change_log log;
     struct sorted_parts parts;
@@ -118,8 +119,7 @@ static uint32_t find_cut(const struct climb *climb)
     uint32_t middle = parts->count / 2;
     uint32_t best = middle;
 
-    if (climb->change.is_ascending &&
-        climb->change.first + climb->change.count == parts->count &&
+    if (climb->change.is_ascending && climb->change.first + climb->change.count == parts->count &&
         parts->count - 2 <= SORTED_CHILDREN_MAX)
         return parts->count - 2;
     if (parts->count < 4 * SORTED_CUT_WINDOW)
@@ -213,8 +213,8 @@ static km_status join_nodes(struct climb *climb)
     climb->change.is_ascending = 0;
     climb->change.first = left;
     climb->change.removed = 2;
-    climb->log.replaced[climb->log.replaced_count++] =
-        km__sorted_load_link(&km__sorted_links(above->node)[other]);
+    climb->log.replaced[climb->log.replaced_count++] = km__sorted_load_link(
+        &km__sorted_links(above->node)[other]);
     return make_nodes(climb, fences, !fits);
 }
 
@@ -244,8 +244,8 @@ static km_status climb_level(struct climb *climb)
 
     climb->parts.level = step->node->level;
     climb->parts.count = count;
-    climb->log.replaced[climb->log.replaced_count++] =
-        km__sorted_link(step->node, step->node->level, step->skip);
+    climb->log.replaced[climb->log.replaced_count++] = km__sorted_link(
+        step->node, step->node->level, step->skip);
     if (climb->depth == 1 && count == 1) {
         climb->change.first = 0;
         climb->change.removed = 1;

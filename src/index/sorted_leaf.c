@@ -11,8 +11,8 @@
  * Where a leaf is cut: near the middle, between keys that differ early, so that separators are
  * short; but behind the new key where the two before it came in ascending order, and before what
  * was there if they came in descending order, so that leaves become full. Heads tell the separator,
- * mostly; records are read where heads are equal, and where the keys of a half share more bytes than
- * they did, so that their heads begin later.
+ * mostly; records are read where heads are equal, and where the keys of a half share more bytes
+ * than they did, so that their heads begin later.
  */
 #include "index/sorted_tree_internal.h"
 
@@ -68,9 +68,9 @@ static void mark_dead(struct sorted_leaf *leaf)
 
 struct leaf_cut {
     struct sorted_tree *tree;
-    km_bytes key;              /* the new one */
-    uint32_t skip;             /* of the old leaf */
-    struct sorted_view low;    /* its fences */
+    km_bytes key;           /* the new one */
+    uint32_t skip;          /* of the old leaf */
+    struct sorted_view low; /* its fences */
     struct sorted_view high;
     struct sorted_view middle; /* the separator between the halves */
     struct sorted_items items; /* with the new one */
@@ -196,7 +196,7 @@ static km_status deepen_heads(struct leaf_cut *cut, uint32_t first, uint32_t end
     return KM_OK;
 }
 
-/* ---- growing; under `shape` and the leaf's latch */
+/* ---- growing; under the leaf's latch */
 
 static uint32_t index_of_leaf(const struct sorted_path *path)
 {
@@ -243,66 +243,64 @@ static km_status cut_leaf(struct leaf_cut *cut, uint64_t word, uint32_t position
     return rc;
 }
 
-/* Put the leaves of a change in the place of `old`; or free them if `rc` says it cannot be. */
-static km_status exchange_leaves(struct sorted_tree *tree, const struct sorted_path *path,
-                                 const struct sorted_change *change, const uint64_t old[2])
+/* No link leads to these leaves any more. */
+static void put_aside(struct sorted_tree *tree, const uint64_t *links, uint32_t count)
 {
-    km_status rc = km__sorted_apply(tree, path, change);
-
-    if (rc)
-        return rc;
-    for (uint32_t i = 0; i < change->removed; i++) {
-        mark_dead(km__sorted_node(old[i]));
-        km__sorted_retire_node(tree, old[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        mark_dead(km__sorted_node(links[i]));
+        km__sorted_retire_node(tree, links[i]);
     }
-    return KM_OK;
 }
 
-static km_status grow_locked(struct sorted_tree *tree, uint64_t link, km_bytes key,
-                             const struct sorted_place *place, uint64_t ref)
+/* Make the leaf or leaves that take the place of one, with the new entry. */
+static km_status prepare_growth(struct sorted_tree *tree, uint64_t link, km_bytes key,
+                                const struct sorted_place *place, uint64_t ref,
+                                struct sorted_change *change)
 {
     const struct sorted_leaf *leaf = km__sorted_node(link);
     uint64_t word = km__sorted_load_word(leaf);
-    uint64_t old[2] = {link, 0};
-    struct sorted_change change = {0};
     struct sorted_path path;
     struct leaf_cut cut;
-    km_status rc;
 
     km__sorted_descend_path(tree, key, &path);
     KM_ASSERT(path.link == link);
-    change.first = index_of_leaf(&path);
-    change.removed = 1;
     cut.tree = tree;
     cut.key = key;
     cut.skip = km__sorted_skip(link);
-    cut.low = km__sorted_low_fence(&path, path.depth, change.first);
-    cut.high = km__sorted_high_fence(&path, path.depth, change.first);
+    cut.low = km__sorted_low_fence(&path, path.depth, index_of_leaf(&path));
+    cut.high = km__sorted_high_fence(&path, path.depth, index_of_leaf(&path));
     cut.is_ascending = 0;
     cut.items.count = 0;
     append_entries(&cut.items, leaf);
     insert_item(&cut.items, place, ref);
-    if (km__sorted_word_count(word) <= SORTED_REBUILD_MAX) {
-        change.count = 1;
-        rc = make_leaf(tree, &cut.items, 0, cut.items.count, cut.skip, &change.links[0]);
-    } else {
-        rc = cut_leaf(&cut, word, place->position, &change);
-    }
-    if (rc == KM_OK)
-        rc = exchange_leaves(tree, &path, &change, old);
-    for (uint32_t i = 0; i < 2 && rc != KM_OK; i++)
-        km__sorted_free_node(tree, change.links[i]);
-    return rc;
+    if (km__sorted_word_count(word) > SORTED_REBUILD_MAX)
+        return cut_leaf(&cut, word, place->position, change);
+    change->count = 1;
+    return make_leaf(tree, &cut.items, 0, cut.items.count, cut.skip, &change->links[0]);
 }
 
+/* A leaf's fences are what they were as long as it is not dead: so all but the change of inner
+ * nodes, which may read records, is done without `shape`. */
 km_status km__sorted_grow(struct sorted_tree *tree, uint64_t link, km_bytes key,
                           const struct sorted_place *place, uint64_t ref)
 {
-    km_status rc;
+    struct sorted_change change = {0};
+    struct sorted_path path;
+    km_status rc = prepare_growth(tree, link, key, place, ref, &change);
 
+    if (rc) goto out;
     km__mutex_lock(&tree->shape);
-    rc = grow_locked(tree, link, key, place, ref);
+    km__sorted_descend_path(tree, key, &path);
+    KM_ASSERT(path.link == link);
+    change.first = index_of_leaf(&path);
+    change.removed = 1;
+    rc = km__sorted_apply(tree, &path, &change);
     km__mutex_unlock(&tree->shape);
+    if (rc == KM_OK)
+        put_aside(tree, &link, 1);
+out:
+    for (uint32_t i = 0; i < 2 && rc != KM_OK; i++)
+        km__sorted_free_node(tree, change.links[i]);
     return rc;
 }
 
@@ -371,9 +369,11 @@ static int join_pair(const struct leaf_pair *pair)
     change.count = 1;
     rc = make_leaf(pair->tree, &items, 0, items.count, skip, &change.links[0]);
     if (rc == KM_OK)
-        rc = exchange_leaves(pair->tree, pair->path, &change, pair->links);
+        rc = km__sorted_apply(pair->tree, pair->path, &change);
     if (rc)
         km__sorted_free_node(pair->tree, change.links[0]);
+    else
+        put_aside(pair->tree, pair->links, 2);
     return rc == KM_OK;
 }
 
@@ -421,8 +421,7 @@ static void remove_root(struct sorted_tree *tree, uint64_t link)
     if (entry_count(link) > 0)
         return;
     km__sorted_store_link(&tree->root, 0);
-    mark_dead(km__sorted_node(link));
-    km__sorted_retire_node(tree, link);
+    put_aside(tree, &link, 1);
 }
 
 void km__sorted_shrink(struct sorted_tree *tree, uint64_t link, km_bytes key)

@@ -4,9 +4,9 @@
  *
  * A walk descends once and then goes from child to child by the path it took, and never looks back
  * at the root: the nodes that it keeps to may be replaced meanwhile, but what lay below a node when
- * it was replaced, it leads to for ever. Their separators tile the keys, and a key that is there all
- * the time stays between its fences, so the walk meets it once. The leaves ahead are fetched into
- * the cache some steps before they are read.
+ * it was replaced, it leads to for ever. Their separators tile the keys, and a key that is there
+ * all the time stays between its fences, so the walk meets it once. The leaves ahead are fetched
+ * into the cache some steps before they are read.
  */
 #include "index/sorted_tree_internal.h"
 

@@ -347,8 +347,8 @@ static void fetch_records(const struct sorted_tree *tree, struct group_search *g
 {
     for (size_t i = 0; i < count; i++) {
         const struct sorted_leaf *leaf = km__sorted_node(group->links[i]);
-        uint64_t head =
-            km__sorted_head(keys[i].data, keys[i].size, km__sorted_skip(group->links[i]));
+        uint64_t head = km__sorted_head(keys[i].data, keys[i].size,
+                                        km__sorted_skip(group->links[i]));
         struct entry_run run;
         uint64_t ref;
 

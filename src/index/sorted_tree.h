@@ -109,11 +109,12 @@ struct sorted_pending {
 };
 
 /* Make room for a key that is not in the tree and enter `pending`, aligned to 8, for it. KM_OK;
- * KM_E_NO_MEMORY or the source's error: the tree holds what it held. */
+ * KM_E_NO_MEMORY, the source's error, or KM_E_CORRUPT if records contradict the tree, or one has
+ * the key: the tree holds what it held. */
 km_status km__sorted_reserve(struct sorted_tree *tree, const struct sorted_pending *pending);
 /* The key's record is in the log now: readers find it. Cannot fail. */
-void km__sorted_fill(struct sorted_tree *tree, uint32_t shard,
-                     const struct sorted_pending *pending, uint64_t ref, uint64_t weight);
+void km__sorted_fill(struct sorted_tree *tree, uint32_t shard, const struct sorted_pending *pending,
+                     uint64_t ref, uint64_t weight);
 /* It is not to be entered after all. Cannot fail. */
 void km__sorted_cancel(struct sorted_tree *tree, const struct sorted_pending *pending);
 /* Put new_ref in the place of old_ref, which is the key's, and add to its weight. Cannot fail. */
@@ -139,7 +140,7 @@ struct sorted_image_leaf {
     uint64_t heads[SORTED_LEAF_ENTRIES]; /* in order */
     uint64_t refs[SORTED_LEAF_ENTRIES];
     uint32_t count;          /* 0 to SORTED_LEAF_ENTRIES; pending ones are left out */
-    uint32_t skip; /* bytes before the heads, which both fences share, and so all keys */
+    uint32_t skip;           /* bytes before the heads, which both fences share, and so all keys */
     uint32_t low_fence_size; /* the separator before the leaf; the first leaf has an empty one */
 };
 
@@ -170,15 +171,15 @@ km_status km__sorted_export_next(const struct sorted_tree *tree, struct sorted_w
 void km__sorted_walk_fini(const struct sorted_tree *tree, struct sorted_walk *walk);
 
 /* Build a tree that is empty and used by nobody from leaves in order: begin, add each, end. The
- * leaves may hold anything: KM_E_CORRUPT if fences do not ascend from an empty one on, or are not of
- * the size told, a count is too large, a reference is 0 or pending, heads descend, or a skip is more
- * than what the two fences share. That the heads are those of the records is not looked at.
+ * leaves may hold anything: KM_E_CORRUPT if fences do not ascend from an empty one on, or are not
+ * of the size told, a count is too large, a reference is 0 or pending, heads descend, or a skip is
+ * more than what the two fences share. That the heads are those of the records is not looked at.
  * KM_E_NO_MEMORY. After an error the tree is empty, and only abort may follow. The weight is told
  * at the end; it releases the builder whatever its status. */
 struct sorted_builder;
 km_status km__sorted_build_begin(struct sorted_tree *tree, struct sorted_builder **out_builder);
-km_status km__sorted_build_add(struct sorted_builder *builder,
-                               const struct sorted_image_leaf *leaf, km_bytes fence);
+km_status km__sorted_build_add(struct sorted_builder *builder, const struct sorted_image_leaf *leaf,
+                               km_bytes fence);
 km_status km__sorted_build_end(struct sorted_builder *builder, uint64_t weight);
 /* Instead of end; NULL is accepted. */
 void km__sorted_build_abort(struct sorted_builder *builder);

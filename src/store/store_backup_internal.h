@@ -28,6 +28,7 @@ struct new_folder {
     char *parent_path, *path, *temp_path;
     char *name, *temp_name; /* in the two paths */
     int is_ours;            /* it is there, under its temporary name */
+    int is_let_go;          /* it may be there, closed */
 };
 
 /* Make the folder, and log/ in it, under the name of `path` and `suffix`. What an interrupted

@@ -280,7 +280,7 @@ static km_status copy_entry(km_cursor *cursor, const struct log_record *record,
     uint8_t *copy;
     km_status rc = KM_OK;
 
-    if (copies->size + room > copies->capacity) {
+    if (copies->size + room > copies->capacity || !copies->data) {
         if (copies->size)
             return KM_END; /* what is in it must stay in place */
         rc = km__buffer_reserve(copies, room > CURSOR_COPIES_MIN ? room : CURSOR_COPIES_MIN);

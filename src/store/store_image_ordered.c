@@ -19,11 +19,10 @@
  */
 #include "store/store_image_internal.h"
 
-#define IMAGE_ORDER_GROUP 512u /* ordinals of a cell: see enter_order_chunk() */
-* /
+#define IMAGE_ORDER_GROUP 512u  /* ordinals of a cell: see enter_order_chunk() */
 #define IMAGE_ORDER_GAP_MAX 16u /* empty ordinals that are cheaper than another chunk */
 
-    _Static_assert(IMAGE_LEAF_ENTRIES_MAX == SORTED_LEAF_ENTRIES, "entries of a leaf");
+_Static_assert(IMAGE_LEAF_ENTRIES_MAX == SORTED_LEAF_ENTRIES, "entries of a leaf");
 _Static_assert(UINT64_C(1) << IMAGE_REF_BITS == LOG_PLACEHOLDER_BASE, "references of records");
 _Static_assert(IMAGE_LEAF_SIZE_MAX >= IMAGE_ORDER_SLOTS_MAX * 8 &&
                    IMAGE_LEAF_SIZE_MAX >= IMAGE_LEAF_CHUNK_SIZE_MAX,

@@ -360,9 +360,9 @@ void km__new_folder_let_go(struct new_folder *folder)
 {
     close_handles(folder);
     folder->is_ours = 0;
+    folder->is_let_go = 1;
 }
 
-/* The lock is missing where the making of the store was cut before it. */
 km_status km__new_folder_take_back(struct new_folder *folder)
 {
     const struct os_ops *ops = folder->os->ops;
@@ -372,14 +372,17 @@ km_status km__new_folder_take_back(struct new_folder *folder)
         rc = ops->open_file(folder->dir, FOLDER_LOCK, OS_OPEN_WRITE, &folder->lock_file);
     if (!rc)
         rc = ops->lock(folder->lock_file, OS_LOCK_EXCLUSIVE);
-    if (rc == KM_E_LOCKED) {
-        close_handles(folder);
-        return is_taken(folder);
-    }
-    folder->is_ours = folder->dir != NULL;
-    if (folder->dir && (!rc || rc == KM_NOT_FOUND))
+    if (!rc)
         rc = ops->open_subdir(folder->dir, FOLDER_LOG, &folder->log_dir);
-    return rc ? folder_failed(folder, rc, "cannot open the new folder again") : KM_OK;
+    if (rc)
+        close_handles(folder);
+    if (rc == KM_E_LOCKED)
+        return is_taken(folder);
+    if (rc)
+        return folder_failed(folder, rc, "cannot open the new folder again");
+    folder->is_ours = 1;
+    folder->is_let_go = 0;
+    return KM_OK;
 }
 
 static km_status sync_names(struct new_folder *folder)
@@ -451,6 +454,9 @@ void km__new_folder_end(struct new_folder *folder)
         return;
     if (folder->is_ours)
         km__ignore(remove_folder(folder), "the next attempt removes it");
+    folder->error = NULL; /* what there was to tell is told */
+    if (folder->is_let_go)
+        km__ignore(remove_leftover(folder), "as above; or somebody else has taken it");
     close_handles(folder);
     folder->os->ops->close_dir(folder->parent);
     km__release(&folder->os->allocator, folder->names, folder->names_size);

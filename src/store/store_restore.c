@@ -258,6 +258,16 @@ static void see_marks(struct restore *restore, struct replaced *old)
     km__release(look.allocator, bytes, size);
 }
 
+static km_status see_numbers(struct restore *restore, struct replaced *old)
+{
+    km_status rc = restore->to.os->ops->list(old->log_dir, see_segment, old);
+
+    if (rc)
+        return cannot_look(restore, rc);
+    see_marks(restore, old);
+    return KM_OK;
+}
+
 /* I3 */
 static km_status take_replaced(struct restore *restore, struct replaced *old)
 {
@@ -273,9 +283,7 @@ static km_status take_replaced(struct restore *restore, struct replaced *old)
     if (!rc)
         rc = lock_replaced(restore, old);
     if (!rc && old->log_dir)
-        rc = ops->list(old->log_dir, see_segment, old);
-    if (!rc)
-        see_marks(restore, old);
+        rc = see_numbers(restore, old);
     return rc;
 }
 

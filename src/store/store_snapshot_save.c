@@ -153,6 +153,7 @@ static km_status save_memory(struct km_snapshot *snapshot, const char *path,
     if (!rc)
         rc = km__new_folder_clear(&save.folder);
     if (rc) goto out;
+    km__new_folder_let_go(&save.folder);
     rc = write_store(&save);
     if (rc)
         save.folder.error = NULL; /* the cause is told */

@@ -226,8 +226,8 @@ static void find_group(struct shared *shared, uint64_t *random)
     }
     km__sorted_find_many(shared->tree, keys, SORTED_GROUP_MAX, refs, statuses);
     for (size_t i = 0; i < SORTED_GROUP_MAX; i++) {
-        expect(shared, statuses[i] == KM_OK ||
-                           (statuses[i] == KM_NOT_FOUND && !is_resident(numbers[i])));
+        expect(shared,
+               statuses[i] == KM_OK || (statuses[i] == KM_NOT_FOUND && !is_resident(numbers[i])));
         expect(shared, statuses[i] != KM_OK || number_of(shared, refs[i]) == numbers[i]);
     }
 }

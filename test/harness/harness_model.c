@@ -48,6 +48,7 @@ void model_close(struct model *model)
 struct model *model_create(uint64_t stream, const km_options *options)
 {
     static const km_options defaults = KM_OPTIONS_INIT;
+    static const km_map_kind kinds[MODEL_MAP_COUNT] = {KM_HASH, KM_INSERTION, KM_SORTED};
     struct model *model = calloc(1, sizeof(*model));
 
     CHECK(model != NULL);
@@ -57,9 +58,9 @@ struct model *model_create(uint64_t stream, const km_options *options)
     CHECK_STATUS(
         km__store_open_with(model->os, MODEL_PATH, &model->options, 0, &model->store, NULL), KM_OK);
     for (uint32_t i = 0; i < MODEL_MAP_COUNT; i++)
-        CHECK_STATUS(
-            km_map_create(model->store, km_bytes_of_string(map_names[i]), KM_HASH, &model->maps[i]),
-            KM_OK);
+        CHECK_STATUS(km_map_create(model->store, km_bytes_of_string(map_names[i]), kinds[i],
+                                   &model->maps[i]),
+                     KM_OK);
     return model;
 }
 

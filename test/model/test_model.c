@@ -28,12 +28,13 @@
 struct entry {
     uint64_t number; /* of the value; 0: the key is not there */
     uint32_t size;
+    uint64_t inserted; /* grows with each insertion */
 };
 
 struct model_map {
     km_map *map;     /* NULL: there is no such map */
     km_map *dropped; /* a handle of an earlier one of this name */
-    uint64_t count;
+    uint64_t count, inserted_count;
     struct entry entries[KEY_COUNT];
 };
 
@@ -126,7 +127,7 @@ static uint32_t random_size(struct model *model)
 
 static struct entry new_value(struct model *model, km_bytes *out)
 {
-    struct entry entry = {++model->last_number, random_size(model)};
+    struct entry entry = {++model->last_number, random_size(model), 0};
 
     harness_fill(value_bytes, entry.size, entry.number);
     *out = km_bytes_of(entry.size ? value_bytes : NULL, entry.size);
@@ -151,6 +152,14 @@ static uint32_t random_key(struct model *model)
     return (uint32_t)harness_below(&model->random, KEY_COUNT - LARGE_KEY_COUNT);
 }
 
+/* Map 0 is a hash map, 1 in insertion order, 2 sorted, 3 in insertion order. */
+static km_map_kind kind_of(uint32_t map)
+{
+    static const km_map_kind kinds[MAP_COUNT] = {KM_HASH, KM_INSERTION, KM_SORTED, KM_INSERTION};
+
+    return kinds[map];
+}
+
 static struct model_map *random_map(struct model *model)
 {
     for (;;) { /* ends: map 0 is never dropped */
@@ -171,6 +180,7 @@ static void set_entry(struct model_map *map, uint32_t key, struct entry entry)
 {
     map->count += entry.number != 0;
     map->count -= map->entries[key].number != 0;
+    entry.inserted = map->entries[key].number ? map->entries[key].inserted : ++map->inserted_count;
     map->entries[key] = entry;
 }
 
@@ -221,7 +231,7 @@ static void call_put(struct model *model)
 
 static void call_del(struct model *model)
 {
-    static const struct entry none = {0, 0};
+    static const struct entry none = {0, 0, 0};
     struct model_map *map = random_map(model);
     uint32_t key = random_key(model);
     int is_there = map->entries[key].number != 0;
@@ -238,9 +248,18 @@ static void call_del(struct model *model)
 
 /* ---- batches ----------------------------------------------------------------------------- */
 
-static void add_to_batch(struct model *model, km_batch *batch, struct model_map *map, uint32_t key)
+/* A change of a batch. */
+struct batched {
+    struct model_map *map;
+    uint32_t key;
+    struct entry entry;
+};
+
+static void add_to_batch(struct model *model, km_batch *batch, struct batched *batched)
 {
-    struct entry entry = {0, 0};
+    struct entry entry = {0, 0, 0};
+    struct model_map *map = batched->map;
+    uint32_t key = batched->key;
     km_bytes value;
 
     if (harness_below(&model->random, 4) == 0) {
@@ -249,7 +268,20 @@ static void add_to_batch(struct model *model, km_batch *batch, struct model_map 
         entry = new_value(model, &value);
         CHECK_STATUS(km_batch_put(batch, map->map, key_of(key), value), KM_OK);
     }
-    set_entry(map, key, entry);
+    batched->entry = entry;
+}
+
+/* Of each key the last change counts, and nothing else of it ever happened. */
+static void apply_batched(const struct batched *batched, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t j = i + 1;
+
+        while (j < count && (batched[j].map != batched[i].map || batched[j].key != batched[i].key))
+            j++;
+        if (j == count)
+            set_entry(batched[i].map, batched[i].key, batched[i].entry);
+    }
 }
 
 static void call_batch(struct model *model)
@@ -257,18 +289,20 @@ static void call_batch(struct model *model)
     static const km_write init = KM_WRITE_INIT;
     km_write write = init;
     size_t count = 1 + harness_below(&model->random, BATCH_MAX);
-    struct model_map *map = random_map(model);
-    uint32_t key = random_key(model);
+    struct batched batched[BATCH_MAX];
     km_batch *batch = NULL;
 
     CHECK_STATUS(km_batch_create(model->store, &batch), KM_OK);
     for (size_t i = 0; i < count; i++) {
-        if (harness_below(&model->random, 3)) { /* else the same key again: the later wins */
-            map = random_map(model);
-            key = random_key(model);
+        if (i == 0 || harness_below(&model->random, 3)) { /* else the same key: the later wins */
+            batched[i].map = random_map(model);
+            batched[i].key = random_key(model);
+        } else {
+            batched[i] = batched[i - 1];
         }
-        add_to_batch(model, batch, map, key);
+        add_to_batch(model, batch, &batched[i]);
     }
+    apply_batched(batched, count);
     CHECK_STATUS(km_batch_commit(batch, &write), KM_OK);
     if (write.position) /* 0: one delete of a key that is not there */
         check_position(model, write.position);
@@ -330,9 +364,22 @@ static void call_get_many(struct model *model)
     km_read_end(reader);
 }
 
-static void compare_map(struct model_map *map)
+static int is_before(const struct model_map *map, km_map_kind kind, uint32_t a, uint32_t b)
+{
+    size_t shorter = key_sizes[a] < key_sizes[b] ? key_sizes[a] : key_sizes[b];
+    int result = memcmp(key_bytes[a], key_bytes[b], shorter);
+
+    if (kind == KM_HASH)
+        return 1;
+    if (kind == KM_INSERTION)
+        return map->entries[a].inserted < map->entries[b].inserted;
+    return result < 0 || (result == 0 && key_sizes[a] < key_sizes[b]);
+}
+
+static void compare_map(struct model_map *map, km_map_kind kind)
 {
     static uint8_t seen[KEY_COUNT];
+    uint32_t last = 0;
     km_cursor *cursor = NULL;
     km_bytes key, value;
     uint64_t count = 0;
@@ -345,6 +392,8 @@ static void compare_map(struct model_map *map)
         uint32_t number = key_number(key);
 
         CHECK(map->entries[number].number != 0 && !seen[number]);
+        CHECK(count == 0 || is_before(map, kind, last, number));
+        last = number;
         seen[number] = 1;
         check_value(&map->entries[number], value.data, value.size);
         count++;
@@ -383,7 +432,7 @@ static int check_listed(void *context, const km_map_info *info)
         if (expected.size != info->name.size ||
             memcmp(expected.data, info->name.data, expected.size))
             continue;
-        CHECK(listing->model->maps[i].map && info->kind == KM_HASH);
+        CHECK(listing->model->maps[i].map && info->kind == kind_of(i));
         CHECK(info->count == listing->model->maps[i].count);
         listing->count++;
         return 0;
@@ -401,7 +450,7 @@ static void compare_all(struct model *model)
     for (uint32_t i = 0; i < MAP_COUNT; i++) {
         if (!model->maps[i].map)
             continue;
-        compare_map(&model->maps[i]);
+        compare_map(&model->maps[i], kind_of(i));
         compare_gets(model, &model->maps[i]);
         maps++;
         keys += model->maps[i].count;
@@ -447,7 +496,7 @@ static void call_drop_or_create(struct model *model)
         memset(map->entries, 0, sizeof(map->entries));
         CHECK_STATUS(km_map_open(model->store, map_name(i, name), &map->map), KM_NOT_FOUND);
     } else {
-        CHECK_STATUS(km_map_create(model->store, map_name(i, name), KM_HASH, &map->map), KM_OK);
+        CHECK_STATUS(km_map_create(model->store, map_name(i, name), kind_of(i), &map->map), KM_OK);
     }
     if (map->dropped)
         check_dropped(model, map->dropped);
@@ -502,6 +551,13 @@ static void call_reopen(struct model *model)
 
 /* ---- runs -------------------------------------------------------------------------------- */
 
+static void compare_random_map(struct model *model)
+{
+    struct model_map *map = random_map(model);
+
+    compare_map(map, kind_of((uint32_t)(map - model->maps)));
+}
+
 static void call_rare(struct model *model)
 {
     uint64_t dice = harness_below(&model->random, 100);
@@ -511,7 +567,7 @@ static void call_rare(struct model *model)
     else if (dice < 45)
         call_clear(model);
     else if (dice < 95)
-        compare_map(random_map(model));
+        compare_random_map(model);
     else
         call_reopen(model);
 }

@@ -131,8 +131,7 @@ static inline void add_key(struct fixture *fixture, const void *data, size_t siz
 
     if (fixture->key_count == fixture->key_capacity) {
         fixture->key_capacity = fixture->key_capacity ? fixture->key_capacity * 2 : 64;
-        fixture->keys =
-            realloc(fixture->keys, fixture->key_capacity * sizeof(fixture->keys[0]));
+        fixture->keys = realloc(fixture->keys, fixture->key_capacity * sizeof(fixture->keys[0]));
         assert_non_null(fixture->keys);
     }
     key = &fixture->keys[fixture->key_count++];

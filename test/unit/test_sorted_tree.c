@@ -120,10 +120,14 @@ static const struct key_set {
     const char *name;
     void (*make)(struct fixture *fixture);
 } key_sets[] = {
-    {"numbers", make_numbers},         {"random", make_random},
-    {"prefixes", make_prefixes},       {"nuls", make_nuls},
-    {"long_prefixes", make_long_prefixes}, {"equal_heads", make_equal_heads},
-    {"extremes", make_extremes},       {"short", make_short},
+    {"numbers", make_numbers},
+    {"random", make_random},
+    {"prefixes", make_prefixes},
+    {"nuls", make_nuls},
+    {"long_prefixes", make_long_prefixes},
+    {"equal_heads", make_equal_heads},
+    {"extremes", make_extremes},
+    {"short", make_short},
 };
 
 /* Run a case over all sets, each time with a tree of its own. */
@@ -361,8 +365,7 @@ static void sparse_leaves_are_joined(void **state)
             remove_key(fixture, i * 7919 % fixture->key_count);
     }
     check(fixture);
-    assert_true(km__sorted_bytes(fixture->tree) - SORTED_TREE_SIZE <
-                fixture->present_count * 64);
+    assert_true(km__sorted_bytes(fixture->tree) - SORTED_TREE_SIZE < fixture->present_count * 64);
 }
 
 /* Leaves of which nothing is left go even where their neighbours are full. */
@@ -402,9 +405,9 @@ static void a_latched_neighbour_is_left_alone(void **state)
         latch = km__sorted_latch(fixture->tree, km__sorted_node(link));
         km__mutex_lock(latch);
         for (size_t j = 30; j < 250; j++) { /* all leaves but this one, and those of its latch */
-            uint64_t other =
-                km__sorted_descend(fixture->tree, bytes_of(&fixture->keys[j]));
-            if (fixture->keys[j].ref && km__sorted_latch(fixture->tree, km__sorted_node(other)) != latch)
+            uint64_t other = km__sorted_descend(fixture->tree, bytes_of(&fixture->keys[j]));
+            if (fixture->keys[j].ref &&
+                km__sorted_latch(fixture->tree, km__sorted_node(other)) != latch)
                 remove_key(fixture, j);
         }
         km__sorted_descend_path(fixture->tree, bytes_of(&fixture->keys[i]), &path);
