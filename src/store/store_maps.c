@@ -454,7 +454,7 @@ static km_status change_locked(struct map_change *change)
 }
 
 /* Nodes that wait in the index image cannot be kept for a snapshot: load them first. */
-static void load_all_nodes(km_map *map)
+static km_status load_all_nodes(km_map *map)
 {
     struct hash_walk walk = {0};
     int is_end = 0;
@@ -465,6 +465,16 @@ static void load_all_nodes(km_map *map)
         rc = km__hash_load_next(map->index, &walk, &is_end);
         km__epoch_leave();
     }
+    if (rc != KM_E_CORRUPT || km__is_beyond_mending(map->store))
+        return rc;
+    km__note_image_damage(map->store);
+    return km__mend_index(map->store);
+}
+
+/* Without a snapshot nothing is kept. Relaxed: the preparation looks again. */
+static int is_snapshot_open(const struct km_store *store)
+{
+    return atomic_load_explicit(&store->snapshots.current, memory_order_relaxed) != NULL;
 }
 
 km_status km__map_change(struct map_change *change)
@@ -475,9 +485,9 @@ km_status km__map_change(struct map_change *change)
 
     change->record.map = map->id;
     do { /* ends when there is room, or none to be had */
-        if (km__hash_not_loaded_count(map->index))
-            load_all_nodes(map);
-        rc = lock_catalogue(store);
+        rc = is_snapshot_open(store) ? load_all_nodes(map) : KM_OK;
+        if (!rc)
+            rc = lock_catalogue(store);
         if (rc)
             return rc;
         rc = change_locked(change);

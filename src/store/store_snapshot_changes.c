@@ -4,20 +4,20 @@
  * to the other.
  *
  * Each record says that its key may differ; what the two snapshots hold of the key says whether it
- * does, and how. The log between them is there whole: the earlier snapshot pins it, wherever the log
- * begins by now.
+ * does, and how. The log between them is there whole: the earlier snapshot pins it, wherever the
+ * log begins by now.
  *
  * I1. A put is told at the very record that the later snapshot has of the key: once. Copies that
  *     compaction made are passed over, for that record lies between the two as well.
- * I2. A delete is told at the first record that leads to it, and the version that is gone is kept in
- *     a set, so that it is told once: versions are never used for two keys. The set takes up to 32
- *     bytes for each delete that is told.
+ * I2. A delete is told at the first record that leads to it, and the version that is gone is kept
+ *     in a set, so that it is told once: versions are never used for two keys. The set takes up to
+ *     32 bytes for each delete that is told.
  * I3. Where many keys went at once, those of the earlier snapshot are gone through.
  * I4. What is told is a copy, and nothing is locked and no read section open meanwhile.
- *
- * I5. A key that had expired when the earlier snapshot was taken was not in it; one that has expired
- *     by now is not in the later one, as for km_snapshot_get(). What has expired between the two is
- *     told as a delete once it is deleted in the later one: until then no record speaks of it.
+ * I5. A key that had expired when the earlier snapshot was taken was not in it; one that has
+ *     expired by now is not in the later one, as for km_snapshot_get(). What has expired between
+ *     the two is told as a delete once it is deleted in the later one: until then no record speaks
+ *     of it.
  */
 #include "store/store_view.h"
 
@@ -129,8 +129,8 @@ struct verdict {
 };
 
 /* I5 */
-static km_status find_older(const struct difference *difference, const km_map *map, uint64_t hash,
-                            km_bytes key, struct found *out)
+static km_status find_in_older(const struct difference *difference, const km_map *map,
+                               uint64_t hash, km_bytes key, struct found *out)
 {
     km_status rc = km__find_in_snapshot(difference->older, map, hash, key, out);
 
@@ -153,7 +153,7 @@ static km_status judge_absent(struct difference *difference, const km_map *map, 
 {
     const struct km_store *store = difference->store;
     struct found found;
-    km_status rc = find_older(difference, map, hash, key, &found);
+    km_status rc = find_in_older(difference, map, hash, key, &found);
 
     if (rc)
         return rc == KM_NOT_FOUND ? KM_OK : rc;
@@ -275,8 +275,8 @@ static km_status copy_range_of(struct difference *difference, const struct recor
 }
 
 /* Inside an epoch. */
-static km_status take_record(struct difference *difference, const struct log_item *item,
-                             struct change_step *step)
+static km_status take_log_item(struct difference *difference, const struct log_item *item,
+                               struct change_step *step)
 {
     const struct record *record = &item->record;
     const uint8_t *value = item->bytes + km__record_payload_offset(record->flags);
@@ -314,7 +314,7 @@ static km_status next_step(struct difference *difference, struct change_step *st
     rc = km__log_read_pinned(difference->store->log, &difference->older->pin, step->next,
                              difference->newer->position, &item);
     if (!rc)
-        rc = take_record(difference, &item, step);
+        rc = take_log_item(difference, &item, step);
     km__epoch_leave();
     if (!rc)
         step->next = item.next;
@@ -346,9 +346,8 @@ static km_status tell_step(struct difference *difference, const struct change_st
     case RECORD_PUT:
     case RECORD_DELETE: return tell_verdict(difference, step->map, &step->verdict);
     case RECORD_MAP_CLEARED:
-        return is_in_both(difference, step->map)
-                   ? sweep_map(difference, step->map, step->position)
-                   : KM_OK;
+        return is_in_both(difference, step->map) ? sweep_map(difference, step->map, step->position)
+                                                 : KM_OK;
     case RECORD_RANGE_DELETED:
         return is_in_both(difference, step->map) ? sweep_range(difference, step) : KM_OK;
     default: return KM_OK; /* maps are told of already */
@@ -413,8 +412,7 @@ static km_status tell_difference(struct difference *difference)
     if (!rc)
         rc = walk_between(difference);
     km__release(allocator, difference->is_swept, difference->is_swept_size);
-    km__release(allocator, difference->told.versions,
-                difference->told.capacity * sizeof(uint64_t));
+    km__release(allocator, difference->told.versions, difference->told.capacity * sizeof(uint64_t));
     km_buffer_free(&difference->key);
     km_buffer_free(&difference->value);
     return rc;

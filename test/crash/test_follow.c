@@ -70,6 +70,14 @@ static void write_turn(km_map *map, km_batch *batch, uint64_t turn)
     board->acknowledged = turn;
 }
 
+/* Another one with each seed. */
+static km_map_kind map_kind(void)
+{
+    static const km_map_kind kinds[3] = {KM_HASH, KM_INSERTION, KM_SORTED};
+
+    return kinds[harness_seed() % 3];
+}
+
 static void run_writer(void)
 {
     km_options options = KM_OPTIONS_INIT;
@@ -79,7 +87,7 @@ static void run_writer(void)
 
     options.log_size_min = 2u << 20; /* so that the log turns over now and then */
     store = harness_open(path, &options);
-    map = harness_map(store, "map");
+    map = harness_map_of(store, "map", map_kind());
     CHECK_STATUS(km_batch_create(store, &batch), KM_OK);
     for (uint64_t turn = last_turn(map) + 1; !board->stop; turn++) {
         write_turn(map, batch, turn);
@@ -227,7 +235,7 @@ static int make_store(void **state)
     harness_make_fast_folder(folder);
     harness_path(path, folder, "store");
     store = harness_open(path, &options);
-    harness_map(store, "map");
+    harness_map_of(store, "map", map_kind());
     harness_close(store);
     memset(board, 0, sizeof(*board));
     pause_us = 0;

@@ -217,13 +217,17 @@ void harness_close(km_store *store)
               error.message, error.os_error);
 }
 
-km_map *harness_map(km_store *store, const char *name)
+km_map *harness_map_of(km_store *store, const char *name, km_map_kind kind)
 {
     km_map *map = NULL;
 
-    CHECK_STATUS(km_map_open_or_create(store, km_bytes_of_string(name), KM_KIND_DEFAULT, &map),
-                 KM_OK);
+    CHECK_STATUS(km_map_open_or_create(store, km_bytes_of_string(name), kind, &map), KM_OK);
     return map;
+}
+
+km_map *harness_map(km_store *store, const char *name)
+{
+    return harness_map_of(store, name, KM_KIND_DEFAULT);
 }
 
 /* ---- values ------------------------------------------------------------------------------ */

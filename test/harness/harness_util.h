@@ -75,6 +75,7 @@ uint64_t harness_disk_bytes(const char *path);
 km_store *harness_open(const char *path, const km_options *options);
 void harness_close(km_store *store);
 km_map *harness_map(km_store *store, const char *name);
+km_map *harness_map_of(km_store *store, const char *name, km_map_kind kind);
 
 /* ---- values ------------------------------------------------------------------------------ */
 

@@ -119,7 +119,7 @@ void soak_check_key(struct soak *soak, uint32_t writer, uint32_t key, uint32_t b
 void soak_open_maps(km_store *store, km_map *maps[2])
 {
     maps[0] = harness_map(store, "even");
-    maps[1] = harness_map(store, "odd");
+    maps[1] = harness_map_of(store, "odd", KM_SORTED);
 }
 
 /* Whether a store holds what a turn did; the turn is the last of its writer. */
