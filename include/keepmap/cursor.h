@@ -40,10 +40,12 @@ typedef struct km_cursor_options {
  *
  * A cursor stands between two keys, before the first one to begin with. Without a snapshot: a key
  * that is there during the whole walk is returned exactly once; one that is inserted, deleted or
- * overwritten meanwhile is returned with a value it had during the walk, or not at all; beside
- * km_map_clear() also more than once. With a snapshot: exactly what is in the snapshot.
+ * overwritten meanwhile is returned with a value it had during the walk, or not at all; if it is
+ * deleted and inserted anew, or beside km_map_clear(), also more than once. With a snapshot:
+ * exactly what is in the snapshot.
  *
  * Returns:   KM_OK, KM_E_NO_MEMORY, KM_E_DROPPED, KM_E_FORKED.
+ *            KM_E_TOO_BIG      a key of the range is over the limit.
  *            KM_E_UNSUPPORTED  a range of a map that is not KM_SORTED; reverse in a KM_HASH map.
  *            KM_E_INVALID      the snapshot is of another store, or the map is not in it.
  * Lifetime:  release with km_cursor_close(), before its snapshot and store are closed.
@@ -74,7 +76,7 @@ KM_API KM_MUST_CHECK km_status km_cursor_previous(km_cursor *cursor, km_bytes *o
 /*
  * km_cursor_info -- what is known of the key that the last call of next or previous returned.
  *
- * Returns:   KM_OK; KM_NOT_FOUND if it returned none.
+ * Returns:   KM_OK; KM_NOT_FOUND if it returned none; KM_E_FORKED.
  * Lifetime:  nothing to release.
  * Threads:   as km_cursor_open().
  * Blocks:    never.
@@ -89,8 +91,8 @@ KM_API KM_MUST_CHECK km_status km_cursor_info(const km_cursor *cursor, km_key_in
  * stays in its range.
  *
  * Returns:   KM_OK; KM_NOT_FOUND: a KM_INSERTION map that does not have the key, the cursor stays
- *            where it was; KM_E_UNSUPPORTED: a KM_HASH map; KM_E_CORRUPT, KM_E_NO_MEMORY,
- *            KM_E_INVALID, KM_E_FORKED.
+ *            where it was; KM_E_UNSUPPORTED: a KM_HASH map; KM_E_DROPPED, KM_E_CORRUPT,
+ *            KM_E_NO_MEMORY, KM_E_INVALID, KM_E_FORKED.
  * Lifetime:  key is borrowed for the call.
  * Threads:   as km_cursor_open().
  * Blocks:    as km_get().
@@ -114,7 +116,8 @@ KM_API void km_cursor_close(km_cursor *cursor);
  *
  *   key, value  Filled on KM_OK; either may be NULL.
  *
- * Beside writers the position is one that the key had during the call, or a neighbour's.
+ * Beside writers the position is one that the key had during the call, or a neighbour's. Keys that
+ * have expired count until they are deleted; at the position of one, the next key is returned.
  *
  * Returns:   KM_OK, KM_NOT_FOUND (there are not so many), KM_E_UNSUPPORTED (another kind), and the
  *            errors of km_get().
@@ -158,7 +161,9 @@ KM_API KM_MUST_CHECK km_status km_last(km_map *map, km_buffer *key, km_buffer *v
  *   key, value  Filled on KM_OK; either may be NULL.
  *   write       As km_del(); previous and condition must not be set. NULL for the defaults.
  *
- * Each key is popped by one caller only. So a map is a queue: producers put, consumers pop.
+ * Each key is popped by one caller only. So a map is a queue: producers put, consumers pop. Beside
+ * writers a pop may say KM_NOT_FOUND though at no moment the map was empty: the key it was about to
+ * take was another's, and the next one had not been there when it looked.
  *
  * Returns:   as km_first() and km_del().
  * Lifetime:  key and value belong to the caller.

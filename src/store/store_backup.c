@@ -206,7 +206,8 @@ static km_status find_in_previous(const struct backup *backup, uint32_t number, 
     rc = ops->open_file(backup->previous.store.log_dir, name, OS_OPEN_READ, &file_there);
     if (!rc)
         rc = ops->file_size(file_there, &size_there);
-    if (rc || size_there != size) goto out;
+    if (rc || size_there != size)
+        goto out;
     rc = ops->open_file(backup->store->log_dir, name, OS_OPEN_READ, &file);
     if (!rc)
         rc = compare_ends(backup, file, file_there, size, &is_same);

@@ -49,9 +49,9 @@ km_status km__new_folder_take_back(struct new_folder *folder);
 
 /* The files in it are synced: make their names durable, then give the folder its own. */
 km_status km__new_folder_publish(struct new_folder *folder);
-/* Instead: exchange it with the folder that is at `path`, whose LOCK is held by *old_lock_file. What
- * was at `path` is removed by km__new_folder_end(), which lets go of that lock. KM_E_UNSUPPORTED;
- * after another error both folders may be left. */
+/* Instead: exchange it with the folder that is at `path`, whose LOCK is held by *old_lock_file.
+ * What was at `path` is removed by km__new_folder_end(), which lets go of that lock.
+ * KM_E_UNSUPPORTED; after another error both folders may be left. */
 km_status km__new_folder_exchange(struct new_folder *folder, struct os_file **old_lock_file);
 /* Remove the folder if it was not published. Any state that began zeroed is accepted. */
 void km__new_folder_end(struct new_folder *folder);

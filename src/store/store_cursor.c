@@ -189,8 +189,8 @@ static int begin_pin(km_cursor *cursor)
 {
     struct log *log = cursor->map->store->log;
 
-    if (cursor->snapshot || (cursor->has_pin && cursor->pins[cursor->pin_index].number ==
-                                                    km__log_head_number(log)))
+    if (cursor->snapshot ||
+        (cursor->has_pin && cursor->pins[cursor->pin_index].number == km__log_head_number(log)))
         return 0;
     km__log_pin(log, &cursor->pins[!cursor->pin_index]);
     return 1;
@@ -345,8 +345,7 @@ static km_status decode_group(km_cursor *cursor, enum cursor_way way)
         size_t index = way == CURSOR_UP ? cursor->at + count : cursor->at - 1 - count;
 
         if (count + CURSOR_AHEAD < max)
-            prefetch_entry(cursor,
-                           way == CURSOR_UP ? index + CURSOR_AHEAD : index - CURSOR_AHEAD);
+            prefetch_entry(cursor, way == CURSOR_UP ? index + CURSOR_AHEAD : index - CURSOR_AHEAD);
         rc = decode_entry(cursor, index, &bytes);
         count += rc == KM_OK;
     }

@@ -50,11 +50,11 @@ struct km_cursor {
     struct key_range range;             /* [c] of a KM_SORTED map; its keys are in the next two */
     km_buffer range_from, range_to;     /* [c] */
 
-    struct cursor_batch batch;     /* what lies between `low` and `high` */
-    struct cursor_edge low, high;  /* walks go on from here */
-    struct cursor_batch spare;     /* what a walk finds, and where it ends: */
+    struct cursor_batch batch;    /* what lies between `low` and `high` */
+    struct cursor_edge low, high; /* walks go on from here */
+    struct cursor_batch spare;    /* what a walk finds, and where it ends: */
     struct cursor_edge far;
-    struct log_pin pins[2];        /* the batch's keeps what its references lead to */
+    struct log_pin pins[2]; /* the batch's keeps what its references lead to */
     int pin_index, has_pin;
     size_t at;                     /* the cursor stands before this one of the batch */
     size_t last;                   /* the one that was returned, + 1; 0: none */
@@ -76,8 +76,7 @@ static inline km_bytes km__cursor_key_of(const struct log_record *record)
  * that was all; KM_E_CORRUPT, KM_E_NO_MEMORY. */
 km_status km__cursor_walk(km_cursor *cursor, enum cursor_way way);
 /* The same in indexes that may not be the map's own. */
-km_status km__cursor_walk_body(km_cursor *cursor, enum cursor_way way,
-                               const struct map_body *body);
+km_status km__cursor_walk_body(km_cursor *cursor, enum cursor_way way, const struct map_body *body);
 
 /* Where in a tree the walk goes on; 0: there is nothing that way. */
 int km__cursor_bound(const km_cursor *cursor, enum cursor_way way, struct sorted_bound *out);

@@ -3,27 +3,27 @@
  * store_cursor_snapshot.c -- a cursor's walk over a map as it is in a snapshot: what the map's body
  * holds is merged with what views have saved.
  *
- * An entry belongs to the snapshot if its version is below the snapshot's position. One step reads a
- * stretch of the body, then the same stretch of every view.
+ * An entry belongs to the snapshot if its version is below the snapshot's position. One step reads
+ * a stretch of the body, then the same stretch of every view.
  *
  * I1. The body comes first: what is missing there, or too young, is in the views afterwards
  *     (store_view.c, I2). If the body was emptied while it was read, it is read again where its
  *     contents are now.
  * I2. Of an ordered map each source is read from where the walk stands, some entries of it. The
- *     step ends at the nearest of their last ones: up to there all sources are known.
- * I3. In a KM_INSERTION map a key keeps its ordinal as long as it is there. One that was overwritten
- *     is found at its ordinal in the body, one that was deleted by its grave; in both cases the
- *     record of the snapshot is among those that views have saved, under the key.
+ *     step ends at the nearest of their last ones: as far as that all sources are known.
+ * I3. In a KM_INSERTION map a key keeps its ordinal as long as it is there. One that was
+ *     overwritten is found at its ordinal in the body, one that was deleted by its grave; in both
+ *     cases the record of the snapshot is among those that views have saved, under the key.
  * I4. In a KM_HASH map the stretch is that of a node of the body, in terms of the hash.
- * I5. A record can be met twice, in the body and in views, at two places if it was moved. It is then
- *     taken once.
+ * I5. A record can be met twice, in the body and in views; at two places if it was moved. It is
+ *     taken once then.
  */
 #include "store/store_cursor_internal.h"
 
 #include <stdlib.h>
 
-/* Whether the record at a reference belongs to the snapshot. A record lies at its version, or behind
- * it if it was moved: most need not be looked at. KM_OK, KM_NOT_FOUND, KM_E_CORRUPT. */
+/* Whether the record at a reference belongs to the snapshot. A record lies at its version, or
+ * behind it if it was moved: most need not be looked at. KM_OK, KM_NOT_FOUND, KM_E_CORRUPT. */
 static km_status judge_version(const km_cursor *cursor, uint64_t ref)
 {
     const struct km_store *store = cursor->map->store;
@@ -84,9 +84,8 @@ struct merge {
 static int compare_entries(const struct merge *merge, const struct merge_entry *a,
                            const struct merge_entry *b)
 {
-    int result = merge->cursor->map->tree
-                     ? km__cursor_compare(a->key, b->key)
-                     : (a->ordinal > b->ordinal) - (a->ordinal < b->ordinal);
+    int result = merge->cursor->map->tree ? km__cursor_compare(a->key, b->key)
+                                          : (a->ordinal > b->ordinal) - (a->ordinal < b->ordinal);
 
     return merge->way == CURSOR_UP ? result : -result;
 }
@@ -175,9 +174,9 @@ static km_status merge_tree(struct merge *merge, const struct sorted_tree *tree)
 
 /* ---- KM_INSERTION ------------------------------------------------------------------------ */
 
-/* The record that the snapshot has of a key whose present one, or last one, is too young (I3): 0 if
- * it has none at this ordinal. A damaged one is returned as it is, to be told of later. */
-static uint64_t find_older(const km_cursor *cursor, uint64_t ordinal, uint64_t ref)
+/* The record that the snapshot has of a key whose present one, or last one, is too young (I3): 0
+ * if it has none at this ordinal. A damaged one is returned as it is, to be told of later. */
+static uint64_t older_at_ordinal(const km_cursor *cursor, uint64_t ordinal, uint64_t ref)
 {
     const km_map *map = cursor->map;
     struct log_record record;
@@ -202,7 +201,7 @@ static void take_at_ordinal(struct merge *merge, uint64_t ordinal, uint64_t ref,
     if (ref >= LOG_PLACEHOLDER_BASE)
         return;
     if (judge_version(merge->cursor, ref) == KM_NOT_FOUND)
-        entry.ref = find_older(merge->cursor, ordinal, ref);
+        entry.ref = older_at_ordinal(merge->cursor, ordinal, ref);
     if (entry.ref)
         run->entries[run->count++] = entry;
 }
@@ -320,9 +319,8 @@ static km_status end_merge(struct merge *merge)
         return merged->count ? KM_OK : KM_END;
     }
     merge->cursor->far.ordinal = merge->limit.ordinal + (merge->way == CURSOR_UP);
-    return merge->cursor->map->tree
-               ? km__cursor_end_at(merge->cursor, merge->way, merge->limit.key)
-               : KM_OK;
+    return merge->cursor->map->tree ? km__cursor_end_at(merge->cursor, merge->way, merge->limit.key)
+                                    : KM_OK;
 }
 
 /* No view: the map is as it was, but for keys that are new. KM_CONFLICT: there is one meanwhile. */
@@ -400,7 +398,8 @@ static km_status add_saved(km_cursor *cursor, const struct cursor_stretch *stret
     struct hash_walk walk = stretch->begin;
     int is_end = 0;
 
-    while (!is_end && km__cursor_compare_walks(&walk, &stretch->end) < 0) { /* ends: the walk moves on */
+    while (!is_end &&
+           km__cursor_compare_walks(&walk, &stretch->end) < 0) { /* ends: the walk moves on */
         size_t first = spare->count, added = 0;
         km_status rc = grow_batch(cursor, spare, first + CURSOR_NODE);
 

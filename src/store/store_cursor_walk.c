@@ -154,8 +154,8 @@ void km__cursor_keep_stretch(const km_cursor *cursor, const struct cursor_stretc
 
         if (batch->refs[i] < LOG_PLACEHOLDER_BASE)
             rc = km__record_of(store, batch->refs[i], &record);
-        if (!rc && !is_in_stretch(stretch,
-                                  km__hash_key(&store->secret, record.key, record.key_size)))
+        if (!rc &&
+            !is_in_stretch(stretch, km__hash_key(&store->secret, record.key, record.key_size)))
             rc = KM_NOT_FOUND;
         if (rc != KM_NOT_FOUND)
             batch->refs[count++] = batch->refs[i];
@@ -190,8 +190,7 @@ static km_status walk_hash(km_cursor *cursor, struct hash_index *index)
 
 /* ---- any --------------------------------------------------------------------------------- */
 
-km_status km__cursor_walk_body(km_cursor *cursor, enum cursor_way way,
-                               const struct map_body *body)
+km_status km__cursor_walk_body(km_cursor *cursor, enum cursor_way way, const struct map_body *body)
 {
     if (body->tree)
         return walk_tree(cursor, way, body->tree);

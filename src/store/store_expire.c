@@ -7,8 +7,8 @@
  * moving it, and the keeper's thread goes round the maps in which a key with an expiry was ever
  * seen.
  *
- * I1. An expired key is deleted by a logged delete of the very version that was found expired: a put
- *     that comes between is left alone, followers and watches learn of it, and it stays deleted
+ * I1. An expired key is deleted by a logged delete of the very version that was found expired: a
+ *     put that comes between is left alone, followers and watches learn of it, and it stays deleted
  *     whatever the clock says after a restart.
  * I2. Nothing is waited for, here: where a delete would have to wait it is left for the next round.
  */
@@ -16,7 +16,7 @@
 
 #define EXPIRE_ENTRIES 4096u /* looked at in one call, about */
 #define EXPIRE_SLICE_NS UINT64_C(500000)
-#define EXPIRE_REST 32u /* times what a call took, before the next: records may not be in memory */
+#define EXPIRE_REST 32u /* times what a call took: records may not be in memory */
 #define EXPIRE_ROUND_NS UINT64_C(1000000000) /* from the begin of one round to that of the next */
 #define EXPIRE_GROUP 64u
 #define EXPIRE_REFS (HASH_NODE_LINES_MAX * 8u)

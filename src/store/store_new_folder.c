@@ -41,8 +41,8 @@ int km__new_folder_knows(const char *name)
 /* A file that is written under this name first: a crash leaves it. */
 static int is_unfinished(const char *name)
 {
-    static const char *const names[] = {"CREATING",         "new.file",    "new.ring",
-                                        CATALOGUE_NEW_NAME, IMAGE_NEW_NAME};
+    static const char *const names[] = {"CREATING", "new.file", "new.ring", CATALOGUE_NEW_NAME,
+                                        IMAGE_NEW_NAME};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (strcmp(name, names[i]) == 0)

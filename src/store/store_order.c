@@ -6,9 +6,13 @@
  * Positions count the keys that the index holds: one that has expired counts until it is deleted.
  * What is returned has not expired: for a position where such a key is, the next one that is there.
  *
- * A pop reads the first key and deletes it on condition that it still has the version it had. Who
- * loses it to another goes on from that place, so that many at once do not begin anew each time; as
- * a version is never used twice, no key is popped by two.
+ * A pop reads the first key and deletes it on condition that it still has the version it had: as a
+ * version is never used twice, no key is popped by two. Who loses it to another finds the next one
+ * first by then, and each time it does, another thread has got on.
+ *
+ * I1. The first key is read twice. A walk over the index is not of one moment: it may miss a key
+ *     that is put at a place which it has passed, and meet one that was put after it. Who has met
+ *     the later key meets the earlier one when looking again.
  */
 #include "store/store_internal.h"
 
@@ -21,6 +25,7 @@ struct order_search {
     int is_over;               /* there is nothing beyond */
     uint64_t ordinal;          /* KM_INSERTION: this one or beyond */
     struct sorted_bound bound; /* KM_SORTED */
+    size_t group;              /* KM_INSERTION: how many to look at first */
 };
 
 static void begin_search(struct order_search *search, const km_map *map, int is_down)
@@ -31,9 +36,10 @@ static void begin_search(struct order_search *search, const km_map *map, int is_
     search->map = map;
     search->is_down = is_down;
     search->ordinal = is_down ? UINT64_MAX : 0;
+    search->group = 1;
 }
 
-/* Let the search go on at a record that it found, or beyond it. */
+/* Let the search begin, or go on, there. */
 static void search_at(struct order_search *search, uint64_t ordinal, km_bytes key)
 {
     search->ordinal = ordinal;
@@ -62,8 +68,8 @@ static km_status read_some(const struct order_search *search, uint64_t *refs, si
     if (map->tree)
         return km__sorted_read_up(map->tree, search->bound, refs, SEARCH_GROUP, out_count);
     *out_count = search->is_down
-                     ? km__order_read_down(map->order, search->ordinal, entries, SEARCH_GROUP)
-                     : km__order_read_up(map->order, search->ordinal, entries, SEARCH_GROUP);
+                     ? km__order_read_down(map->order, search->ordinal, entries, search->group)
+                     : km__order_read_up(map->order, search->ordinal, entries, search->group);
     for (size_t i = 0; i < *out_count; i++)
         refs[i] = entries[i].ref;
     return KM_OK;
@@ -90,8 +96,28 @@ static km_status search_next(struct order_search *search, struct found *out)
                 return KM_OK;
         }
         search_beyond(search, &out->record);
+        search->group = SEARCH_GROUP;
     }
     return KM_NOT_FOUND;
+}
+
+/* The first key that has not expired, or the last. Inside a read section. */
+static km_status search_end(const km_map *map, int is_down, struct found *out)
+{
+    struct order_search search;
+    uint64_t ref;
+    km_status rc;
+
+    begin_search(&search, map, is_down);
+    rc = search_next(&search, out);
+    while (!rc) { /* ends: each time another thread has changed that end (I1) */
+        ref = out->ref;
+        begin_search(&search, map, is_down);
+        rc = search_next(&search, out);
+        if (rc || out->ref == ref)
+            break;
+    }
+    return rc;
 }
 
 /* ---- one key ----------------------------------------------------------------------------- */
@@ -117,6 +143,13 @@ static km_status unless_ordered_dropped(const km_map *map, km_status rc)
     return rc;
 }
 
+static km_status copy_found_record(const struct found *found, km_buffer *key, km_buffer *value)
+{
+    km_status rc = km__copy_to_buffer(key, found->record.key, found->record.key_size);
+
+    return rc ? rc : km__copy_to_buffer(value, found->record.value, found->record.value_size);
+}
+
 static km_status copy_found(struct order_search *search, km_buffer *key, km_buffer *value)
 {
     struct found found;
@@ -125,20 +158,24 @@ static km_status copy_found(struct order_search *search, km_buffer *key, km_buff
     km__epoch_enter();
     rc = search_next(search, &found);
     if (!rc)
-        rc = km__copy_to_buffer(key, found.record.key, found.record.key_size);
-    if (!rc)
-        rc = km__copy_to_buffer(value, found.record.value, found.record.value_size);
+        rc = copy_found_record(&found, key, value);
     km__epoch_leave();
     return unless_ordered_dropped(search->map, rc);
 }
 
 static km_status copy_end(const km_map *map, int is_down, km_buffer *key, km_buffer *value)
 {
-    struct order_search search;
+    struct found found;
     km_status rc = check_ordered(map, map->order || map->tree);
 
-    begin_search(&search, map, is_down);
-    return rc ? rc : copy_found(&search, key, value);
+    if (rc)
+        return rc;
+    km__epoch_enter();
+    rc = search_end(map, is_down, &found);
+    if (!rc)
+        rc = copy_found_record(&found, key, value);
+    km__epoch_leave();
+    return unless_ordered_dropped(map, rc);
 }
 
 km_status km_first(km_map *map, km_buffer *key, km_buffer *value)
@@ -216,24 +253,21 @@ km_status km_index_of(km_map *map, km_bytes key, uint64_t *out_position)
 
 /* ---- pops -------------------------------------------------------------------------------- */
 
-/* The next key: a copy of it and its version. The search stays there. */
-static km_status read_candidate(struct order_search *search, km_buffer *key, uint64_t *out_version)
+/* A copy of the key at that end, and its version. */
+static km_status read_candidate(const km_map *map, int is_down, km_buffer *key,
+                                uint64_t *out_version)
 {
-    const struct log_view *view = search->map->store->view;
     struct found found;
     km_status rc;
 
     km__epoch_enter();
-    rc = search_next(search, &found);
+    rc = search_end(map, is_down, &found);
     if (!rc)
-        rc = km__copy_to_buffer(key, found.record.key, found.record.key_size);
-    if (!rc) {
-        *out_version = km__version_of(view, found.ref, &found.record);
-        search_at(search, km__ordinal_of(&found.record),
-                  km_bytes_of(key->data ? key->data : "", key->size));
-    }
+        rc = copy_found_record(&found, key, NULL);
+    if (!rc)
+        *out_version = km__version_of(map->store->view, found.ref, &found.record);
     km__epoch_leave();
-    return rc;
+    return unless_ordered_dropped(map, rc);
 }
 
 /* Delete a key if it has the version; its value is returned as the previous one, so that what
@@ -262,26 +296,16 @@ static km_status delete_candidate(km_map *map, km_bytes key, uint64_t version, k
 static km_status pop_end(km_map *map, int is_down, km_buffer *key, km_buffer *value,
                          km_write *write)
 {
-    struct order_search search;
     uint64_t version = 0;
-    int has_lost = 0;
     km_status rc;
 
-    begin_search(&search, map, is_down);
-    for (;;) { /* ends: each time another thread's change of that key went through */
-        rc = read_candidate(&search, key, &version);
-        if (rc == KM_NOT_FOUND && has_lost) { /* new ones may be before the place by now */
-            begin_search(&search, map, is_down);
-            has_lost = 0;
-            continue;
-        }
-        if (rc)
-            return unless_ordered_dropped(map, rc);
-        rc = delete_candidate(map, search.bound.key, version, value, write);
-        if (rc != KM_CONFLICT)
-            return rc;
-        has_lost = 1;
-    }
+    do { /* ends: each time another thread's change of that key went through */
+        rc = read_candidate(map, is_down, key, &version);
+        if (!rc)
+            rc = delete_candidate(map, km_bytes_of(key->data ? key->data : "", key->size), version,
+                                  value, write);
+    } while (rc == KM_CONFLICT);
+    return rc;
 }
 
 static km_status pop(km_map *map, int is_down, km_buffer *key, km_buffer *value, km_write *write)

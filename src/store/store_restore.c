@@ -7,8 +7,8 @@
  * I2. Every file is a copy: what becomes of the new store does not reach the backup.
  * I3. In place: the store is locked from before anything is looked at until its contents are gone.
  *     They are looked at and counted, not believed: a damaged store is restored like any other.
- * I4. In place: the new contents are opened once before they take the old ones' place, so that their
- *     log goes on above every segment that the old one can have had.
+ * I4. In place: the new contents are opened once before they take the old ones' place, so that
+ *     their log goes on above every segment that the old one can have had.
  *
  * Any store that is not open serves as the backup; of one that was not closed the ring is copied
  * too, and the new store's first open recovers it as the old one's would have.
@@ -16,7 +16,7 @@
 #include "store/store_backup_internal.h"
 
 #define RESTORE_SUFFIX ".new-restore"
-#define LOCK_RANGE_SIZE UINT64_C(65536) /* bytes of LOCK behind those of writers */
+#define LOCK_RANGE_SIZE UINT64_C(65536)     /* bytes of LOCK behind those of writers */
 #define IN_PLACE_SUFFIX ".restore-in-place" /* after a crash either contents may be there */
 
 struct restore {
@@ -260,7 +260,7 @@ static void see_marks(struct restore *restore, struct replaced *old)
 
 static km_status see_numbers(struct restore *restore, struct replaced *old)
 {
-    km_status rc = restore->to.os->ops->list(old->log_dir, see_segment, old);
+    km_status rc = old->log_dir ? restore->to.os->ops->list(old->log_dir, see_segment, old) : KM_OK;
 
     if (rc)
         return cannot_look(restore, rc);
@@ -282,7 +282,7 @@ static km_status take_replaced(struct restore *restore, struct replaced *old)
     rc = check_replaced(restore, old); /* before a LOCK file is left in somebody else's folder */
     if (!rc)
         rc = lock_replaced(restore, old);
-    if (!rc && old->log_dir)
+    if (!rc)
         rc = see_numbers(restore, old);
     return rc;
 }

@@ -47,7 +47,7 @@ struct memory_save {
     struct copier progress; /* counts, and copies nothing */
     struct new_folder folder;
     struct km_store *to;
-    uint64_t step_bytes;    /* written since the last step was ended */
+    uint64_t step_bytes; /* written since the last step was ended */
     km_error *error;
     km_status rc; /* what ended the list of maps */
 };
@@ -173,10 +173,8 @@ km_status km_snapshot_save(km_snapshot *snapshot, const char *path, km_progress_
                            void *context, km_error *out_error)
 {
     struct km_store *store = snapshot->store;
-    struct copier copier = {.os = store->os,
-                            .error = out_error,
-                            .progress = progress,
-                            .progress_context = context};
+    struct copier copier = {
+        .os = store->os, .error = out_error, .progress = progress, .progress_context = context};
 
     if (km__store_is_forked(store))
         return km__fail(out_error, KM_E_FORKED, NULL, 0, 0,

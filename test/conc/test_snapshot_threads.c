@@ -6,8 +6,8 @@
  *     snapshot the sum of all amounts is the same.
  * N2. Two walks over a snapshot, and the way back of an ordered one, meet the same keys with the
  *     same amounts; as many as km_snapshot_count() tells, each of them found by a get.
- * N3. What a snapshot has of a map that is cleared, dropped and made anew beside it does not change.
- * N4. A walk without a snapshot meets each key that is there all the time exactly once.
+ * N3. What a snapshot has of a map that is cleared, dropped and made anew beside it does not
+ * change. N4. A walk without a snapshot meets each key that is there all the time exactly once.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -224,8 +224,7 @@ static struct walked check_map(km_map *map, km_map_kind kind, km_snapshot *snaps
 {
     struct walked first = walk(map, snapshot, 0), again = walk(map, snapshot, 0);
 
-    CHECK_MSG(first.count == again.count && first.keys == again.keys &&
-                  first.mixed == again.mixed,
+    CHECK_MSG(first.count == again.count && first.keys == again.keys && first.mixed == again.mixed,
               "kind %d: %llu keys, then %llu", (int)kind, (unsigned long long)first.count,
               (unsigned long long)again.count);
     CHECK_MSG(first.count == km_snapshot_count(snapshot, map), "kind %d: met %llu keys of %llu",

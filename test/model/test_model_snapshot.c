@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_model_snapshot.c -- snapshots and cursors against an obvious model: a table for each map, and
- * a copy of all tables for each open snapshot.
+ * test_model_snapshot.c -- snapshots and cursors against an obvious model: a table for each map,
+ * and a copy of all tables for each open snapshot.
  *
  * Random changes of every sort go on while up to SNAPSHOT_MAX snapshots are open. At random moments
  * one of them is compared with its copy, by gets, counts, and walks in both directions, whole or
@@ -157,8 +157,7 @@ static size_t order_of(const struct table *table, uint32_t *order)
 
 static void check_entry(const struct entry *entry, km_bytes value, const km_key_info *info)
 {
-    CHECK_MSG(value.size == entry->size &&
-                  harness_is_filled(value.data, value.size, entry->number),
+    CHECK_MSG(value.size == entry->size && harness_is_filled(value.data, value.size, entry->number),
               "a value of %zu bytes is not number %llu of %llu bytes", value.size,
               (unsigned long long)entry->number, (unsigned long long)entry->size);
     CHECK(info->version == entry->version && info->expires_ms == entry->expires_ms &&
@@ -316,8 +315,7 @@ static void compare_table(const struct table *table, km_snapshot *snapshot)
         const struct entry *entry = &table->entries[key];
         km_key_info info = {0, 0, 0};
 
-        CHECK_STATUS(get_from(table, snapshot, key, &info),
-                     is_there(entry) ? KM_OK : KM_NOT_FOUND);
+        CHECK_STATUS(get_from(table, snapshot, key, &info), is_there(entry) ? KM_OK : KM_NOT_FOUND);
         if (is_there(entry))
             check_entry(entry, km_bytes_of(model.buffer.data, model.buffer.size), &info);
     }
@@ -530,7 +528,8 @@ static void change_pop(void)
     uint32_t order[KEY_MAX], number;
     size_t count = order_of(table, order);
     km_status rc, expected = table->kind == KM_HASH ? KM_E_UNSUPPORTED
-                                                    : count ? KM_OK : KM_NOT_FOUND;
+                             : count                ? KM_OK
+                                                    : KM_NOT_FOUND;
 
     rc = is_last ? km_pop_last(table->map, &model.key_buffer, &model.buffer, NULL)
                  : km_pop_first(table->map, &model.key_buffer, &model.buffer, NULL);

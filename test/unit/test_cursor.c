@@ -49,9 +49,9 @@ static int open_fixture(void **state)
     fixture.os = km__sim_create(harness_next(&fixture.random));
     open_store();
     for (uint32_t i = 0; i < KIND_COUNT; i++)
-        CHECK_STATUS(km_map_create(fixture.store, km_bytes_of_string(names[i]), kinds[i],
-                                   &fixture.maps[i]),
-                     KM_OK);
+        CHECK_STATUS(
+            km_map_create(fixture.store, km_bytes_of_string(names[i]), kinds[i], &fixture.maps[i]),
+            KM_OK);
     fixture.hash = fixture.maps[0];
     fixture.insertion = fixture.maps[1];
     fixture.sorted = fixture.maps[2];
@@ -287,10 +287,9 @@ static void keys_and_values_of_every_size_are_met(void **state)
 
 /* ---- ranges and seeks -------------------------------------------------------------------- */
 
-static const char *const texts[] = {"",    "a",    "aa",       "ab",       "abc",      "b",
-                                    "ba",  "bb",   "bbb",      "c",        "ca",       "z",
-                                    "zz",  "zzz",  "\xfe",     "\xff",     "\xff\xfe", "\xff\xff",
-                                    "\xff\xff\x01"};
+static const char *const texts[] = {
+    "",   "a", "aa", "ab",  "abc",  "b",    "ba",       "bb",       "bbb",         "c",
+    "ca", "z", "zz", "zzz", "\xfe", "\xff", "\xff\xfe", "\xff\xff", "\xff\xff\x01"};
 #define TEXT_COUNT (sizeof(texts) / sizeof(texts[0]))
 
 static int is_in_range(const km_range *range, const char *string)
@@ -301,8 +300,9 @@ static int is_in_range(const km_range *range, const char *string)
         return 0;
     if (range->to.data && strcmp(string, range->to.data) >= 0)
         return 0;
-    return size >= range->prefix.size && memcmp(string, range->prefix.data ? range->prefix.data : "",
-                                                range->prefix.size) == 0;
+    return size >= range->prefix.size &&
+           (!size || !range->prefix.size ||
+            memcmp(string, range->prefix.data, range->prefix.size) == 0);
 }
 
 static km_bytes some_text(void)
@@ -367,8 +367,8 @@ static void ranges_and_seeks_narrow_a_walk(void **state)
         strcpy(beside, wanted);
         strcat(beside, below(2) ? "\x01" : "");
         CHECK_STATUS(km_cursor_seek(cursor, text(beside)), KM_OK);
-        while (at < TEXT_COUNT && (options.reverse ? strcmp(texts[at], beside) <= 0
-                                                   : strcmp(texts[at], beside) < 0))
+        while (at < TEXT_COUNT &&
+               (options.reverse ? strcmp(texts[at], beside) <= 0 : strcmp(texts[at], beside) < 0))
             at++;
         check_from_place(cursor, &options, at);
         km_cursor_close(cursor);
@@ -552,6 +552,31 @@ static void what_was_returned_stays_until_the_next_call(void **state)
     CHECK(fixture.store->log->freed_segments > freed);
 }
 
+static void a_walk_that_goes_on_lets_go_of_what_it_has_passed(void **state)
+{
+    (void)state;
+    for (uint32_t map = 0; map < KIND_COUNT; map++) {
+        uint64_t freed, count = 1;
+        km_cursor *cursor;
+
+        for (uint64_t key = 0; key < KEY_COUNT; key++)
+            put_version(fixture.maps[map], key, 1);
+        cursor = open_cursor(fixture.maps[map], 0);
+        CHECK(next_number(cursor) < KEY_COUNT);
+        freed = fixture.store->log->freed_segments;
+        CHECK_STATUS(km_compact(fixture.store, NULL, NULL, NULL), KM_OK);
+        km__reclaim(&fixture.store->reclaimer);
+        CHECK(fixture.store->log->freed_segments == freed);
+        for (; km_cursor_next(cursor, NULL, NULL) == KM_OK; count++) {
+        }
+        CHECK(count == KEY_COUNT);
+        km__log_free_dropped(fixture.store->log);
+        km__reclaim(&fixture.store->reclaimer);
+        CHECK(fixture.store->log->freed_segments > freed);
+        km_cursor_close(cursor);
+    }
+}
+
 static void a_walk_beside_a_clear_meets_what_was_there_or_is(void **state)
 {
     (void)state;
@@ -573,6 +598,46 @@ static void a_walk_beside_a_clear_meets_what_was_there_or_is(void **state)
         CHECK_STATUS(rc, KM_END);
         km_cursor_close(cursor);
     }
+}
+
+/* The nodes of an index that is built anew, from what is left of the keys, are wider. */
+static void a_walk_meets_keys_once_when_the_index_is_built_anew(void **state)
+{
+    enum { MANY = 350000, STAYING = 16 }; /* one in so many stays */
+    km_cursor_options options = KM_CURSOR_OPTIONS_INIT;
+    km_cursor *cursors[2] = {NULL, NULL};
+    uint8_t *seen = calloc(2, MANY);
+    uint64_t counts[2] = {0, 0};
+    km_bytes key;
+
+    (void)state;
+    CHECK(seen != NULL);
+    for (uint64_t i = 0; i < MANY; i++)
+        CHECK_STATUS(km_put_u64(fixture.hash, i, text(""), NULL), KM_OK);
+    CHECK_STATUS(km_snapshot_open(fixture.store, &options.snapshot), KM_OK);
+    cursors[0] = open_cursor(fixture.hash, 0);
+    CHECK_STATUS(km_cursor_open(fixture.hash, &options, &cursors[1]), KM_OK);
+    for (uint64_t i = 0; i < MANY; i++) {
+        if (i % STAYING)
+            CHECK_STATUS(km_del_u64(fixture.hash, i, NULL), KM_OK);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        for (; km_cursor_next(cursors[i], &key, NULL) == KM_OK; counts[i]++) {
+            CHECK(!seen[i * MANY + km_u64_key_to(key.data)]++);
+            if (counts[i] != 10)
+                continue;
+            CHECK_STATUS(km_compact(fixture.store, NULL, NULL, NULL), KM_OK);
+            km__note_image_damage(fixture.store);
+            CHECK_STATUS(km__mend_index(fixture.store), KM_OK);
+        }
+    }
+    for (uint64_t i = 0; i < MANY; i += STAYING)
+        CHECK(seen[i]);
+    CHECK(counts[1] == MANY);
+    km_cursor_close(cursors[0]);
+    km_cursor_close(cursors[1]);
+    km_snapshot_close(options.snapshot);
+    free(seen);
 }
 
 /* ---- statuses ---------------------------------------------------------------------------- */
@@ -650,7 +715,8 @@ static void a_dropped_map_ends_a_walk_but_not_that_of_a_snapshot(void **state)
         } while (rc == KM_OK);
         CHECK_STATUS(rc, KM_E_DROPPED);
         CHECK_STATUS(km_cursor_open(fixture.maps[map], NULL, &late), KM_E_DROPPED);
-        for (; km_cursor_next(kept, NULL, NULL) == KM_OK; count++) {}
+        for (; km_cursor_next(kept, NULL, NULL) == KM_OK; count++) {
+        }
         CHECK(count == KEY_COUNT);
         km_cursor_close(cursor);
         km_cursor_close(kept);
@@ -752,7 +818,9 @@ int main(void)
         CASE(expired_keys_are_passed_over),
         CASE(keys_that_stay_are_met_once_beside_all_sorts_of_changes),
         CASE(what_was_returned_stays_until_the_next_call),
+        CASE(a_walk_that_goes_on_lets_go_of_what_it_has_passed),
         CASE(a_walk_beside_a_clear_meets_what_was_there_or_is),
+        CASE(a_walk_meets_keys_once_when_the_index_is_built_anew),
         CASE(calls_that_a_kind_does_not_have_say_so),
         CASE(wrong_arguments_are_refused),
         CASE(a_dropped_map_ends_a_walk_but_not_that_of_a_snapshot),

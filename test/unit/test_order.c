@@ -172,9 +172,8 @@ static void check_nearest(const struct queue *queue)
                 at);
     if (at == queue->count || queue->keys[at] > key)
         at--; /* SIZE_MAX: before the first */
-    check_found(queue,
-                km_floor(queue->map, km_bytes_of(bytes.bytes, 8), &fixture.key, &fixture.value),
-                at);
+    check_found(
+        queue, km_floor(queue->map, km_bytes_of(bytes.bytes, 8), &fixture.key, &fixture.value), at);
 }
 
 static void check_queue(const struct queue *queue)
@@ -268,13 +267,13 @@ static void expired_keys_count_as_positions_until_they_are_deleted(void **state)
     CHECK_STATUS(km_get_index(fixture.insertion, 3, &fixture.key, NULL), KM_OK);
     CHECK(km_u64_key_to(fixture.key.data) == 40);
     CHECK_STATUS(km_get_index(fixture.insertion, 45, &fixture.key, NULL), KM_NOT_FOUND);
-    CHECK_STATUS(km_index_of(fixture.insertion, km_bytes_of(km_u64_key_from(42).bytes, 8),
-                             &position),
-                 KM_OK);
+    CHECK_STATUS(
+        km_index_of(fixture.insertion, km_bytes_of(km_u64_key_from(42).bytes, 8), &position),
+        KM_OK);
     CHECK(position == 42);
-    CHECK_STATUS(km_index_of(fixture.insertion, km_bytes_of(km_u64_key_from(2).bytes, 8),
-                             &position),
-                 KM_NOT_FOUND);
+    CHECK_STATUS(
+        km_index_of(fixture.insertion, km_bytes_of(km_u64_key_from(2).bytes, 8), &position),
+        KM_NOT_FOUND);
     for (uint32_t i = 0; i < 2; i++) {
         CHECK_STATUS(km_first(maps[i], &fixture.key, NULL), KM_OK);
         CHECK(km_u64_key_to(fixture.key.data) == 40);
@@ -472,6 +471,35 @@ static void run_market(km_map *map)
     free(market.popped);
 }
 
+static void *take_share(void *context)
+{
+    struct market *market = context;
+
+    for (uint64_t i = 0; i < market->item_count; i++)
+        CHECK_STATUS(km_pop_first(market->map, NULL, NULL, NULL), KM_OK);
+    return NULL;
+}
+
+/* Who loses a key to another finds one of those that are left. */
+static void a_pop_finds_a_key_as_long_as_there_is_one(void **state)
+{
+    struct market market = {.item_count = harness_scaled(10000)};
+    pthread_t threads[CONSUMER_COUNT];
+    km_store *store = NULL;
+
+    (void)state;
+    CHECK_STATUS(km_open_memory(NULL, &store, NULL), KM_OK);
+    CHECK_STATUS(km_map_create(store, km_bytes_of_string("m"), KM_INSERTION, &market.map), KM_OK);
+    for (uint64_t key = 0; key < market.item_count * CONSUMER_COUNT; key++)
+        CHECK_STATUS(km_put_u64(market.map, key, km_bytes_of_string("v"), NULL), KM_OK);
+    for (uint32_t i = 0; i < CONSUMER_COUNT; i++)
+        CHECK(pthread_create(&threads[i], NULL, take_share, &market) == 0);
+    for (uint32_t i = 0; i < CONSUMER_COUNT; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    CHECK(km_count(market.map) == 0);
+    harness_close(store);
+}
+
 static void each_key_is_popped_by_one(void **state)
 {
     km_store *store = NULL;
@@ -499,6 +527,7 @@ int main(void)
         CASE(wrong_arguments_are_refused),
         CASE(a_pop_inside_a_section_does_not_wait),
         CASE(an_empty_a_dropped_and_a_forked_map_answer_so),
+        cmocka_unit_test(a_pop_finds_a_key_as_long_as_there_is_one),
         cmocka_unit_test(each_key_is_popped_by_one),
     };
 
