@@ -85,14 +85,10 @@ static const char image_magic[] = "KMIMAGE1";
 
 static int image_positions_are_sane(const struct image_header *header)
 {
-    uint32_t durable_number = km__position_number(header->durable);
-
     if (!km__position_is_record(header->position) || !km__position_is_record(header->durable) ||
         header->durable < header->position)
         return 0;
-    if (header->head_number == 0 || header->head_number > km__position_number(header->position))
-        return 0;
-    return durable_number - header->head_number < IMAGE_SEGMENT_COUNT_MAX;
+    return header->head_number != 0 && header->head_number <= km__position_number(header->position);
 }
 
 static int image_counts_are_sane(const struct image_header *header)

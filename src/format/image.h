@@ -27,7 +27,7 @@
 #define IMAGE_TABLE_ALIGNMENT 4096u
 #define IMAGE_NODE_COUNT_MAX (UINT64_C(1) << 32)
 #define IMAGE_CHUNK_COUNT_MAX (UINT64_C(1) << 32) /* of either kind */
-/* References have 14 bits for the segment, so this many numbers are told apart. */
+/* References have 14 bits for the segment: numbers of a log's segments differ by this modulus. */
 #define IMAGE_SEGMENT_COUNT_MAX 16384u
 
 /* How slots, nodes, hashes and chunks are laid out; the limits below belong to it. Give it another

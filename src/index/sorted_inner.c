@@ -224,14 +224,16 @@ static km_status remake_node(struct climb *climb)
     struct sorted_view fences[2];
     uint32_t index = climb->depth > 1 ? step_of(climb, climb->depth - 1)->index : 0;
     int is_cut;
+    km_status rc;
 
     climb->parts.count = 0;
     append_changed(climb);
     is_cut = is_overfull(climb);
     fences_of(climb, index, index, fences);
-    climb->change.first = index;
+    rc = make_nodes(climb, fences, is_cut);
+    climb->change.first = index; /* not before: where to cut depends on where the change was */
     climb->change.removed = 1;
-    return make_nodes(climb, fences, is_cut);
+    return rc;
 }
 
 /* Turn the change of a node's children into one of its parent's. */

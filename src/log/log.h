@@ -44,16 +44,16 @@ struct log_options {
     struct os_file *marks_file; /* taken over by the log; NULL for a log in memory or read-only */
     struct reclaimer *reclaimer;
     uint8_t store_id[STORE_ID_SIZE];
-    struct marks marks; /* as read from MARKS */
-    uint64_t size_max;  /* bytes of segment files; 0: no limit */
+    struct marks marks;               /* as read from MARKS */
+    uint64_t size_max;                /* bytes of segment files; 0: no limit */
     const _Atomic uint64_t *clock_ms; /* a clock that MARKS is to tell of, besides the machine's;
                                          NULL: none */
     uint32_t sync_interval_ms;
-    int zero_fill;      /* fill new segment files with zeros: synchronous appends are faster */
+    int zero_fill;       /* fill new segment files with zeros: synchronous appends are faster */
     uint32_t number_min; /* go on in a segment of this number or a later one */
     int keep_in_memory;  /* do not map sealed segments */
-    int residency;      /* of mapped segments: a km_residency */
-    int verify_reads;   /* records in mappings are verified when read */
+    int residency;       /* of mapped segments: a km_residency */
+    int verify_reads;    /* records in mappings are verified when read */
     int read_only;
     int follow;                       /* read-only beside a writer: see log_follow.c */
     int background;                   /* start the flusher, the syncer and the preparer */

@@ -5,7 +5,9 @@
 #include "store/store_internal.h"
 
 /* Keys looked up side by side, so that their cache misses overlap. */
-#define GET_GROUP 32
+#define GET_GROUP 32u
+
+_Static_assert(GET_GROUP <= SORTED_GROUP_MAX, "a group is looked up at once");
 
 static km_status check_readable(const km_map *map, km_bytes key)
 {
@@ -125,40 +127,61 @@ static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t cou
     }
 }
 
-static km_status get_one_of_group(const km_map *map, uint64_t hash, km_bytes key,
-                                  km_bytes *out_value)
+/* What was found of a key, as the caller gets it. */
+static km_status tell_value(const km_map *map, km_status rc, const struct found *found,
+                            km_bytes *out_value)
 {
-    struct found found;
-    km_status rc = km__find_in_map(map, hash, key, &found);
-
-    if (!rc && km__is_expired(map->store, &found.record))
+    if (!rc && km__is_expired(map->store, &found->record))
         rc = KM_NOT_FOUND;
     rc = unless_dropped(map, rc);
-    out_value->data = rc ? NULL : found.record.value;
-    out_value->size = rc ? 0 : found.record.value_size;
+    out_value->data = rc ? NULL : found->record.value;
+    out_value->size = rc ? 0 : found->record.value_size;
     return rc;
+}
+
+static void find_group_by_hash(const km_map *map, const km_bytes *keys, size_t count,
+                               struct found *found, km_status *statuses)
+{
+    uint64_t hashes[GET_GROUP];
+
+    for (size_t i = 0; i < count; i++) {
+        hashes[i] = km__hash_key(&map->store->secret, keys[i].data, keys[i].size);
+        km__hash_prefetch(map->index, hashes[i]);
+    }
+    prefetch_group(map, hashes, count);
+    for (size_t i = 0; i < count; i++)
+        statuses[i] = km__find(map->store, map->index, hashes[i], keys[i], &found[i]);
+}
+
+static void find_group_in_tree(const km_map *map, const km_bytes *keys, size_t count,
+                               struct found *found, km_status *statuses)
+{
+    uint64_t refs[GET_GROUP];
+
+    km__sorted_find_many(map->tree, keys, count, refs, statuses);
+    for (size_t i = 0; i < count; i++) {
+        found[i].ref = refs[i];
+        if (!statuses[i] && !km__log_record_at(map->store->view, refs[i], &found[i].record))
+            statuses[i] = KM_E_CORRUPT; /* the tree verified it, so it is not */
+    }
 }
 
 static km_status get_group(const km_map *map, const km_bytes *keys, size_t count,
                            km_bytes *out_values, size_t *found_count)
 {
-    uint64_t hashes[GET_GROUP];
+    struct found found[GET_GROUP];
+    km_status statuses[GET_GROUP];
 
     for (size_t i = 0; i < count; i++) {
         if (keys[i].size > KM_KEY_SIZE_MAX || (!keys[i].data && keys[i].size))
             return KM_E_INVALID;
-        if (map->tree) {
-            hashes[i] = 0;
-            km__sorted_prefetch(map->tree, keys[i]);
-        } else {
-            hashes[i] = km__hash_key(&map->store->secret, keys[i].data, keys[i].size);
-            km__hash_prefetch(map->index, hashes[i]);
-        }
     }
-    if (!map->tree)
-        prefetch_group(map, hashes, count);
+    if (map->tree)
+        find_group_in_tree(map, keys, count, found, statuses);
+    else
+        find_group_by_hash(map, keys, count, found, statuses);
     for (size_t i = 0; i < count; i++) {
-        km_status rc = get_one_of_group(map, hashes[i], keys[i], &out_values[i]);
+        km_status rc = tell_value(map, statuses[i], &found[i], &out_values[i]);
 
         if (rc && rc != KM_NOT_FOUND)
             return rc;

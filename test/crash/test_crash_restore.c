@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_crash_restore.c -- cuts and failures while a store is restored in place, and while a snapshot
- * is saved.
+ * test_crash_restore.c -- cuts and failures while a store is restored in place, and while a
+ * snapshot is saved.
  *
- * R1. In place: whatever is cut, the store has its old contents or the new ones, whole; and the same
- *     call, made again, ends with the new ones and leaves nothing beside them.
+ * R1. In place: whatever is cut, the store has its old contents or the new ones, whole; and the
+ *     same call, made again, ends with the new ones and leaves nothing beside them.
  * R2. Once the call has returned, a power cut leaves the new ones.
  * R3. What is written afterwards lies above everything that was written before.
  * R4. The backup is as if the call had not been made.
@@ -56,9 +56,8 @@ static km_position put(km_store *store, uint32_t map, uint32_t key, uint64_t val
     km_map *maps = NULL;
 
     assert_int_equal(
-        km_map_open_or_create(store, km__history_map_name(map),
-                                           km__history_map_kind(map), &maps),
-                     KM_OK);
+        km_map_open_or_create(store, km__history_map_name(map), km__history_map_kind(map), &maps),
+        KM_OK);
     km__history_value(value_id, size, value_bytes);
     assert_int_equal(
         km_put(maps, km__history_key(key, key_bytes), km_bytes_of(value_bytes, size), &write),
@@ -147,8 +146,8 @@ static void end_scene(struct scene *scene)
 
 static void fail_scene(struct scene *scene, const char *what, const km_error *error)
 {
-    printf("FAILED: %s: %s: %s: %s (step %llu)\n", what, km_status_name(error->status),
-           error->file, error->message, (unsigned long long)km__sim_step_count(scene->os));
+    printf("FAILED: %s: %s: %s: %s (step %llu)\n", what, km_status_name(error->status), error->file,
+           error->message, (unsigned long long)km__sim_step_count(scene->os));
     scene->failed = 1;
 }
 
@@ -209,9 +208,8 @@ static void look_at_scene(void *context, uint64_t step)
     scene->skipped = 0;
     check_image(scene, km__sim_clone_after_kill(scene->os));
     for (int mode = 0; mode < SIM_POWER_MODE_COUNT && !scene->failed; mode++)
-        check_image(scene,
-                    km__sim_clone_after_power_cut(scene->os, km__random_next(&scene->random),
-                                                  (enum sim_power)mode));
+        check_image(scene, km__sim_clone_after_power_cut(scene->os, km__random_next(&scene->random),
+                                                         (enum sim_power)mode));
 }
 
 static void a_cut_leaves_the_old_store_or_the_new_one(void **state)
@@ -264,8 +262,7 @@ static void arm(struct os *os, const struct fault *fault, uint64_t nth)
 
 static uint64_t count_so_far(struct os *os, const struct fault *fault)
 {
-    return fault->is_allocation ? km__sim_allocation_count(os)
-                                : km__sim_call_count(os, fault->op);
+    return fault->is_allocation ? km__sim_allocation_count(os) : km__sim_call_count(os, fault->op);
 }
 
 static uint64_t count_calls(const struct fault *fault)
@@ -399,9 +396,9 @@ static void look_at_saving(void *context, uint64_t step)
     scene->skipped = 0;
     check_saved_image(scene, km__sim_clone_after_kill(scene->os));
     for (int mode = 0; mode < SIM_POWER_MODE_COUNT && !scene->failed; mode++)
-        check_saved_image(scene, km__sim_clone_after_power_cut(
-                                     scene->os, km__random_next(&scene->random),
-                                     (enum sim_power)mode));
+        check_saved_image(scene,
+                          km__sim_clone_after_power_cut(scene->os, km__random_next(&scene->random),
+                                                        (enum sim_power)mode));
 }
 
 static void end_snapshot(struct scene *scene)

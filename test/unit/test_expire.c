@@ -47,8 +47,8 @@ static void open_store(km_open_mode mode)
     CHECK_MSG(rc == KM_OK, "open: %s: %s", km_status_name(rc), error.message);
     for (size_t i = 0; i < KIND_COUNT; i++) {
         if (mode == KM_OPEN_READ_ONLY)
-            CHECK_STATUS(
-                km_map_open(fixture.store, km_bytes_of_string(names[i]), &fixture.maps[i]), KM_OK);
+            CHECK_STATUS(km_map_open(fixture.store, km_bytes_of_string(names[i]), &fixture.maps[i]),
+                         KM_OK);
         else
             CHECK_STATUS(km_map_open_or_create(fixture.store, km_bytes_of_string(names[i]),
                                                kinds[i], &fixture.maps[i]),
@@ -344,15 +344,52 @@ static void a_snapshot_does_not_have_it_either(void **state)
         for (size_t i = 0; i < KIND_COUNT; i++) {
             km_u64_key key = km_u64_key_from(1);
 
-            CHECK_STATUS(km_snapshot_get(snapshot, fixture.maps[i], km_bytes_of(key.bytes, 8), NULL,
-                                         NULL),
-                         KM_NOT_FOUND);
+            CHECK_STATUS(
+                km_snapshot_get(snapshot, fixture.maps[i], km_bytes_of(key.bytes, 8), NULL, NULL),
+                KM_NOT_FOUND);
             CHECK(walk(fixture.maps[i], snapshot, keys) == 1 && keys[0] == 2);
             CHECK(km_snapshot_count(snapshot, fixture.maps[i]) == 2);
             CHECK(km_count(fixture.maps[i]) == 2u - (unsigned)is_reaped);
         }
     }
     km_snapshot_close(snapshot);
+}
+
+static int count_deletes(void *context, const km_change *change)
+{
+    CHECK(change->kind == KM_CHANGE_DELETE && km_u64_key_to(change->key.data) != 3);
+    ++*(uint64_t *)context;
+    return 0;
+}
+
+/* Key 1 expires, 2 is put anew and expires, 3 was not there before and expires, 4 stays. */
+static void a_difference_tells_of_it_as_a_delete(void **state)
+{
+    km_snapshot *older = NULL, *newer = NULL;
+    uint64_t count = 0;
+
+    (void)state;
+    put_in_all(1, "short", 1000);
+    put_in_all(2, "stays", 0);
+    put_in_all(4, "stays", 0);
+    CHECK_STATUS(km_snapshot_open(fixture.store, &older), KM_OK);
+    put_in_all(2, "short", 1000);
+    put_in_all(3, "short", 1000);
+    km__sim_set_wall(fixture.os, NOON + 2000);
+    CHECK_STATUS(km_snapshot_changes(older, NULL, NULL, count_deletes, &count), KM_OK);
+    CHECK(count == KIND_COUNT); /* key 2; of 1 no record speaks yet */
+    reap();
+    count = 0;
+    CHECK_STATUS(km_snapshot_changes(older, NULL, NULL, count_deletes, &count), KM_OK);
+    CHECK(count == 2 * KIND_COUNT);
+    put_in_all(5, "short", 1000);
+    km__sim_set_wall(fixture.os, NOON + HOUR);
+    CHECK_STATUS(km_snapshot_open(fixture.store, &newer), KM_OK); /* key 5 is not in it */
+    reap();
+    CHECK_STATUS(km_snapshot_changes(newer, NULL, NULL, count_deletes, &count), KM_OK);
+    CHECK(count == 2 * KIND_COUNT);
+    km_snapshot_close(newer);
+    km_snapshot_close(older);
 }
 
 static void dropped_and_cleared_maps_are_passed_over(void **state)
@@ -497,6 +534,7 @@ int main(int argc, char **argv)
         CASE(a_key_that_was_put_meanwhile_is_left_alone),
         CASE(who_watches_learns_of_it_as_a_delete),
         CASE(a_snapshot_does_not_have_it_either),
+        CASE(a_difference_tells_of_it_as_a_delete),
         CASE(dropped_and_cleared_maps_are_passed_over),
         CASE(a_store_that_is_open_for_reading_deletes_nothing),
         CASE(a_clock_that_goes_back_revives_nothing),

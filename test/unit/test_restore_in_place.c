@@ -253,22 +253,29 @@ static void a_backup_from_long_ago_is_restored(void **state)
     km_write write = KM_WRITE_INIT;
 
     (void)state;
-    put_versions(300, 1);
+    put_versions(6000, 1);
     back_up();
     close_store();
-    /* a name is enough: what it holds is not looked at */
+    /* a name is enough: what it holds is not looked at. The next number would take the slot of
+     * the first */
     harness_path(from, fixture.path, "log/00000001.segment");
-    harness_path(to, fixture.path, "log/00123456.segment");
+    harness_path(to, fixture.path, "log/00108000.segment");
     CHECK(rename(from, to) == 0);
     restore();
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 4; round++) {
+        km_stats stats = {.struct_size = sizeof(stats)};
+
         open_store();
-        CHECK_STATUS(km_put_u64(fixture.map, 1, km_bytes_of_string("new"), &write), KM_OK);
-        CHECK(write.position >> 32 > 0x123456 && write.position >> 32 < 0x123456 + 40000);
-        put_versions(300, 7);
-        check_versions(300, 7);
-        CHECK_STATUS(km_compact(fixture.store, NULL, NULL, NULL), KM_OK);
-        check_versions(300, 7);
+        CHECK_STATUS(km_store_stats(fixture.store, &stats), KM_OK);
+        CHECK(round == 0 || stats.image_bytes); /* with references to either side of the gap */
+        CHECK(round > 1 || stats.head >> 32 < 100);
+        check_versions(6000, 1);
+        CHECK_STATUS(km_put_u64(fixture.map, 6000, km_bytes_of_string("new"), &write), KM_OK);
+        CHECK(write.position >> 32 > 0x108000 && write.position >> 32 < 0x108000 + 40000);
+        CHECK_STATUS(km_del_u64(fixture.map, 6000, NULL), KM_OK);
+        if (round)
+            CHECK_STATUS(km_compact(fixture.store, NULL, NULL, NULL), KM_OK);
+        check_versions(6000, 1);
         close_store();
         CHECK_STATUS(km_verify(fixture.path, NULL, NULL, NULL, NULL), KM_OK);
     }
@@ -352,10 +359,11 @@ static void a_damaged_backup_changes_nothing(void **state)
 
     (void)state;
     put_versions(300, 1);
-    CHECK_STATUS(km_backup(fixture.store, fixture.backup,
-                           &(km_backup_options){.struct_size = sizeof(km_backup_options), .copy = 1},
-                           NULL, NULL),
-                 KM_OK);
+    CHECK_STATUS(
+        km_backup(fixture.store, fixture.backup,
+                  &(km_backup_options){.struct_size = sizeof(km_backup_options), .copy = 1}, NULL,
+                  NULL),
+        KM_OK);
     close_store();
     harness_path(path, fixture.backup, "log/00000001.segment");
     file = fopen(path, "r+");

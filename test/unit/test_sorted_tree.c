@@ -368,6 +368,51 @@ static void sparse_leaves_are_joined(void **state)
     assert_true(km__sorted_bytes(fixture->tree) - SORTED_TREE_SIZE < fixture->present_count * 64);
 }
 
+/* So are inner nodes: the tree becomes lower again. */
+static void sparse_inner_nodes_are_joined(void **state)
+{
+    struct fixture *fixture = *state;
+    struct sorted_path path;
+
+    add_numbers(fixture, 60000);
+    insert_all(fixture);
+    km__sorted_descend_path(fixture->tree, bytes_of(&fixture->keys[30000]), &path);
+    assert_int_equal(path.depth, 3);
+    for (size_t i = 0; i < fixture->key_count; i++) {
+        if (i % 40 != 0)
+            remove_key(fixture, i * 7919 % fixture->key_count);
+        if (i % 4096 == 0)
+            km__reclaim(&fixture->reclaimer);
+    }
+    check(fixture);
+    km__sorted_descend_path(fixture->tree, bytes_of(&fixture->keys[30000]), &path);
+    assert_int_equal(path.depth, 2);
+}
+
+/* Long separators that share nothing: nodes have fewer children, and are not copied for long. */
+static void long_separators_make_nodes_of_few_children(void **state)
+{
+    static uint8_t bytes[KM_KEY_SIZE_MAX];
+    struct fixture *fixture = *state;
+    struct sorted_path path;
+
+    for (uint32_t i = 0; i < 1500; i++) {
+        memset(bytes, 'a' + (int)(i % 20), sizeof(bytes));
+        memcpy(bytes + 65510, &i, sizeof(i));
+        add_key(fixture, bytes, sizeof(bytes));
+    }
+    sort_keys(fixture);
+    for (size_t i = 0; i < fixture->key_count; i++)
+        insert_key(fixture, i * 7919 % fixture->key_count);
+    for (size_t i = 0; i < fixture->key_count; i++) {
+        km__sorted_descend_path(fixture->tree, bytes_of(&fixture->keys[i]), &path);
+        for (uint32_t depth = 0; depth < path.depth; depth++)
+            assert_true(path.steps[depth].node->memory_size <= 9 * (KM_KEY_SIZE_MAX + 1));
+    }
+    check(fixture);
+    check_finds(fixture);
+}
+
 /* Leaves of which nothing is left go even where their neighbours are full. */
 static void empty_leaves_do_not_stay(void **state)
 {
@@ -459,6 +504,19 @@ static void keys_take_few_bytes(void **state)
         km__reclaim(&fixture->reclaimer);
     }
     free(ranks);
+}
+
+/* Inner nodes too become full, so the tree is low. */
+static void ascending_keys_fill_nodes(void **state)
+{
+    struct fixture *fixture = *state;
+    struct sorted_path path;
+
+    add_numbers(fixture, 30000);
+    insert_all(fixture);
+    km__sorted_descend_path(fixture->tree, bytes_of(&fixture->keys[0]), &path);
+    assert_int_equal(path.depth, 2);
+    assert_true(bytes_per_key(fixture, fixture->key_count) < 20);
 }
 
 static void an_empty_tree_is_small(void **state)
@@ -803,9 +861,13 @@ int main(void)
         cmocka_unit_test(removing_all_in_any_order_returns_all_memory),
         cmocka_unit_test_setup_teardown(a_queue_does_not_grow, set_up, tear_down),
         cmocka_unit_test_setup_teardown(sparse_leaves_are_joined, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(sparse_inner_nodes_are_joined, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(long_separators_make_nodes_of_few_children, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(empty_leaves_do_not_stay, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_latched_neighbour_is_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(keys_take_few_bytes, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(ascending_keys_fill_nodes, set_up, tear_down),
         cmocka_unit_test_setup_teardown(an_empty_tree_is_small, set_up, tear_down),
         cmocka_unit_test(pending_entries_are_in_nobodys_way),
         cmocka_unit_test(a_failed_allocation_changes_nothing),
