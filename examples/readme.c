@@ -11,7 +11,7 @@ int main(void)
 
     if (km_open("example-store", NULL, &store, &error))
         return fprintf(stderr, "%s\n", error.message), 1;
-    if (km_map_open_or_create(store, km_bytes_of_string("capitals"), KM_HASH, &map) ||
+    if (km_map_open_or_create(store, km_bytes_of_string("capitals"), KM_KIND_DEFAULT, &map) ||
         km_put(map, km_bytes_of_string("France"), km_bytes_of_string("Paris"), NULL) ||
         km_get(map, km_bytes_of_string("France"), &value))
         return fprintf(stderr, "that did not work\n"), 1;

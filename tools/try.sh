@@ -40,6 +40,20 @@ run_cut() {
     cut -c 1-76 output | head -n "$lines" | sed 's/^/  /'
     [ "$(wc -l <output)" -gt "$lines" ] && echo "  ..."
 }
+# The same for a command that has to print what is in a file.
+run_same() {
+    local lines=$1 expected=$2
+    shift 2
+    run_cut "$lines" "$@"
+    cmp output "$expected" || fail "that is not what it has to print: keepmap $*"
+}
+# The same for a key that must not be there.
+run_missing() {
+    printf '$ keepmap %s\n' "$*"
+    "$keepmap" "$@" >output 2>missing
+    [ $? -eq 1 ] && [ ! -s output ] || fail "no exit code 1, as for a missing key: keepmap $*"
+    echo "  $(cat missing) (exit code 1)"
+}
 
 # Paragraphs of a package index as escaped TSV: the package's name, and all of its paragraph. Stray
 # control bytes are left out, so that the text is what `keepmap dump` would write, byte for byte.
@@ -52,12 +66,13 @@ paragraphs_to_tsv() {
         }'
 }
 
-echo "keepmap keeps maps from keys to values in a folder. This tour fills two of them, reads"
-echo "them, and kills a writer in the middle of its work to see what is left."
+echo "keepmap keeps maps from keys to values in a folder. This tour fills some of them, reads them"
+echo "in order, goes back to a backup, and kills a writer in the middle of its work to see what is"
+echo "left. The answers are checked."
 
 # ---- two maps ---------------------------------------------------------------------------------
 
-title "A map of packages: name -> what the package index says about it"
+title "A map of packages: name -> what the package index says about it, in the order of the index"
 command -v apt-cache >/dev/null && apt-cache dumpavail 2>/dev/null | paragraphs_to_tsv >packages.tsv
 if [ -s packages.tsv ]; then
     echo "The data: $(wc -l <packages.tsv) paragraphs of \`apt-cache dumpavail\`," \
@@ -75,7 +90,7 @@ fi
 echo
 run load store --map packages --escaped --input packages.tsv
 
-title "A map of words: word -> its number, as JSON lines"
+title "A sorted map of words: word -> its number, as JSON lines"
 if [ -s /usr/share/dict/words ]; then
     words=/usr/share/dict/words
 else
@@ -88,11 +103,12 @@ awk '{ gsub(/\\/, "\\\\"); gsub(/"/, "\\\""); printf "{\"k\":\"%s\",\"v\":\"%d\"
     "$words" >words.jsonl
 head -n 1 words.jsonl | sed 's/^/  /'
 echo
-run load store --map words --input words.jsonl
+run load store --map words --kind sorted --input words.jsonl
+sort -u "$words" >words.sorted
 
 title "What is in the store"
 run list store
-run count store --map words
+[ "$("$keepmap" count store --map words)" = "$(wc -l <words.sorted)" ] || fail "words are missing"
 
 title "Lookups"
 package=$(grep -m 1 -o '^bash'$'\t' packages.tsv | tr -d '\t')
@@ -102,10 +118,69 @@ word=${word:-$(head -n 1 "$words")}
 run_cut 5 get store --map packages "$package"
 run_cut 1 get store --map words "$word"
 run_cut 1 get store --map words "$word" --format json
-printf '$ keepmap get store --map words no-such-word\n'
-"$keepmap" get store --map words no-such-word 2>missing
-[ $? -eq 1 ] || fail "a missing key has to exit with 1"
-echo "  $(cat missing) (exit code 1)"
+run_missing get store --map words no-such-word
+
+# ---- orders -----------------------------------------------------------------------------------
+
+title "A sorted map has ranges and prefixes"
+for prefix in keep "${word:0:3}" "${word:0:2}" "${word:0:1}" ""; do
+    awk -v p="$prefix" 'index($0, p) == 1' words.sorted >begun
+    [ "$(wc -l <begun)" -ge 3 ] && break
+done
+first=$(head -n 1 begun)
+last=$(tail -n 1 begun)
+run_same 6 begun scan store --map words --keys --prefix "$prefix"
+head -n -1 begun >range
+run_same 3 range scan store --map words --keys --from "$first" --to "$last"
+wc -l <range >expected
+run_same 1 expected count store --map words --from "$first" --to "$last"
+tac words.sorted | head -n 3 >expected
+run_same 3 expected scan store --map words --keys --reverse --limit 3
+
+title "A map in insertion order (the default) has positions"
+awk -F'\t' '!seen[$1]++ { print $1 }' packages.tsv >order
+place=$(grep -n -x -F -m 1 -e "$package" order | cut -d : -f 1)
+echo $((place - 1)) >expected
+run_same 1 expected index store --map packages --of "$package"
+run_cut 2 index store --map packages $((place - 1))
+[ "$(cut -f 1 output)" = "$package" ] || fail "that is not $package"
+head -n 3 order >expected
+run_same 3 expected scan store --map packages --keys --limit 3
+tail -n 1 order >expected
+run_same 1 expected scan store --map packages --keys --reverse --limit 1
+
+title "Counters, and keys that live for a while"
+for i in 1 2 3; do
+    echo $i >expected
+    run_same 1 expected incr store --map visits index.html
+done
+run set store --map sessions --ttl 3s alice token
+run_cut 3 get store --map sessions alice --info
+expires_ms=$(sed -n 's/^expires_ms: //p' output)
+[ "$expires_ms" -gt 0 ] || fail "the key does not say when it expires"
+
+# ---- a backup ---------------------------------------------------------------------------------
+
+title "A backup, what has changed since, and the way back"
+run backup store monday
+run set store --map words "$first" changed
+run set store --map words keepmap-tour new
+run del store --map words "$last"
+printf '$ keepmap pop store --map packages >popped\n'
+"$keepmap" pop store --map packages >popped || fail "pop"
+[ "$(cut -f 1 popped)" = "$(head -n 1 order)" ] || fail "pop does not take the first package"
+# Without the key that expires: it may be gone by now, which is a difference too.
+differences() { grep -v -F $'\tsessions\t' output | sort; }
+run_cut 9 diff store --since monday
+{
+    printf -- '-\t%s\t%s\t\n' packages "$(head -n 1 order)" words "$last"
+    printf '%s\twords\t%s\t%s\n' + keepmap-tour new '~' "$first" changed
+} | sort >expected
+differences | cmp - expected || fail "that is not what has changed"
+run restore --in-place monday store
+run_cut 9 diff store --since monday
+[ -z "$(differences)" ] || fail "the store is not what it was on monday"
+run_missing get store --map words keepmap-tour
 
 title "Is it all there? The map is written out again and compared with what went in"
 "$keepmap" dump store --map packages | sort >after || fail "dump"
@@ -156,6 +231,10 @@ comm -13 promised found >extra
 [ "$(wc -l <extra)" -le 1 ] || fail "$(wc -l <extra) records more than the one under way"
 echo "  all $acknowledged acknowledged records are there, with their values;" \
     "under way and kept: $(wc -l <extra)"
+
+title "And the key that was to live for three seconds?"
+while [ "$(date +%s%3N)" -le "$expires_ms" ]; do sleep 0.1; done
+run_missing get store --map sessions alice
 
 title "And is the store whole?"
 run verify store

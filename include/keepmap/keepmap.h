@@ -440,6 +440,7 @@ typedef struct km_write {
  *            KM_E_IO         the write or sync of this change failed: it may or may not survive.
  *            KM_E_FAILED     an earlier write failed: nothing changed.
  *            KM_E_CORRUPT    the record of the key's present value is damaged: nothing changed.
+ *            KM_E_LIMIT      16,384 segments are in use, those that snapshots keep included.
  *            KM_E_DROPPED, KM_E_READ_ONLY, KM_E_NO_MEMORY, KM_E_INVALID, KM_E_FORKED.
  * Lifetime:  key and value are borrowed for the call.
  * Threads:   any.

@@ -19,6 +19,7 @@ extern "C" {
  * batch whole or not at all. Taking it costs microseconds whatever the size of the store. While it
  * is open each key that is changed or deleted for the first time since costs its memory in the
  * index once more, and no segment of the log is freed: close it when it is not needed any more.
+ * A store of some hundred gigabytes of kept segments gets KM_E_LIMIT.
  *
  * Returns:   KM_OK, KM_WOULD_BLOCK (inside a read section), KM_E_NO_MEMORY, KM_E_FORKED.
  *            KM_E_LIMIT        1,000 snapshots are open.
@@ -94,6 +95,8 @@ KM_API KM_MUST_CHECK km_status km_snapshot_get(km_snapshot *snapshot, km_map *ma
 /*
  * km_snapshot_count -- the number of keys of a map in a snapshot, exact.
  *
+ * Keys that have expired and were not yet deleted when it was taken are counted.
+ *
  * Returns:   the count; 0 if the map is not in it, and in a forked child.
  * Lifetime:  nothing to release.
  * Threads:   any.
@@ -110,7 +113,10 @@ KM_API uint64_t km_snapshot_count(const km_snapshot *snapshot, const km_map *map
  *   map        Only of this map; NULL: of all.
  *   visit      Called for each key that differs, once: KM_CHANGE_PUT with the later value, or
  *              KM_CHANGE_DELETE; and for each map that was created or dropped, before and instead
- * of its keys. A return other than 0 ends it with KM_STOPPED.
+ *              of its keys. A return other than 0 ends it with KM_STOPPED.
+ *
+ * The keys come in the order of the log, which is not the insertion order where keys were
+ * overwritten. A key that has expired is told as deleted once it is deleted in the later one.
  *
  * Returns:   KM_OK, KM_STOPPED, KM_E_INVALID (other stores, or in the wrong order), KM_WOULD_BLOCK
  *            (newer is NULL, inside a read section), KM_E_CORRUPT, KM_E_NO_MEMORY, KM_E_FORKED.

@@ -175,7 +175,8 @@ KM_API KM_MUST_CHECK km_status km_restore(const char *backup, const char *path,
  *
  * Returns:   KM_OK, KM_STOPPED, KM_E_NOT_A_STORE, KM_E_CORRUPT (the backup is checked), KM_E_LOCKED
  *            (a process has the store open), KM_E_UNSUPPORTED (the file system cannot exchange
- *            names), KM_E_FULL, KM_E_IO, KM_E_INVALID, KM_E_NO_MEMORY.
+ *            names), KM_EXISTS (what is not ours is in the way beside the store), KM_E_FULL,
+ *            KM_E_LIMIT, KM_E_IO, KM_E_INVALID, KM_E_NO_MEMORY.
  * Lifetime:  nothing to release.
  * Threads:   any.
  * Blocks:    on the disk.

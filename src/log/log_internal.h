@@ -17,6 +17,7 @@
 
 #define SEGMENT_SIZE_FIRST (UINT64_C(256) << 10)
 #define SEGMENT_SIZE_USUAL_MAX (UINT64_C(32) << 20)
+#define SEGMENT_COUNT_MANY 2048u /* of one size; then larger ones: seven sizes take 8,192 slots */
 #define RING_LOG2_FIRST 18u
 /* Segments to keep ready: one to go on in, one for deletes and one for compaction on a full disk.
  */

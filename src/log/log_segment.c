@@ -116,13 +116,15 @@ km_status km__segment_create(struct log *log, const struct segment_plan *plan,
     km_status rc = KM_E_NO_MEMORY;
     int os_error = 0;
 
-    if (!segment) goto out;
+    if (!segment)
+        goto out;
     segment->number = plan->number;
     segment->size = plan->size;
     segment->previous_end = plan->previous_end;
     segment->linear_start = plan->linear_start;
     segment->memory = km__map_pages(&log->os->allocator, plan->size);
-    if (!segment->memory) goto out;
+    if (!segment->memory)
+        goto out;
     touch_pages(segment->memory,
                 plan->size); /* here, so that no put pays for the kernel's zeroing */
     segment->ring = plan->ring;
@@ -191,21 +193,25 @@ void km__segment_enter(struct log *log, struct segment *segment)
 
 /* Segments grow with the data, so that a small store stays small and a large one has few files;
  * faster while they fill quickly, since each costs some syncs. What is dead does not count, or an
- * overwritten store would grow without end: its log is the longer, the larger its segments. */
+ * overwritten store would grow without end: its log is the longer, the larger its segments. But
+ * where snapshots keep so many files that the slots would be used up, those count. */
 static uint64_t next_size(const struct log *log)
 {
     /* pairs with switch_locked(): the segment's fields */
     uint64_t tail = atomic_load_explicit(&log->tail, memory_order_acquire);
     uint64_t total = km__segment_at(log, km__position_number(tail))->linear_start -
                      km__segment_at(log, km__log_head_number(log))->linear_start;
+    /* relaxed, both: figures */
     uint64_t live = atomic_load_explicit(&log->live_bytes, memory_order_relaxed);
+    uint64_t files = atomic_load_explicit(&log->file_bytes, memory_order_relaxed);
     uint64_t size = SEGMENT_SIZE_FIRST;
     uint64_t factor = km__log_is_busy(log) ? 4 : 8;
 
     if (total > live)
         total = live;
-
     while (size < SEGMENT_SIZE_USUAL_MAX && size * factor <= total)
+        size *= 2;
+    while (size < SEGMENT_SIZE_USUAL_MAX && size * SEGMENT_COUNT_MANY <= files)
         size *= 2;
     return size;
 }

@@ -446,11 +446,9 @@ static km_status change_locked(struct map_change *change)
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
         return KM_E_DROPPED; /* relaxed: set under catalogue_lock */
     rc = try_map_change(map->store, change);
-    if (rc || change->record.kind != RECORD_MAP_DROPPED)
-        return rc;
-    map->dropped_position = change->space.position;
-    km__maps_remove_name(map);
-    return KM_OK;
+    if (!rc && change->record.kind == RECORD_MAP_DROPPED)
+        km__maps_remove_name(map);
+    return rc;
 }
 
 /* Nodes that wait in the index image cannot be kept for a snapshot: load them first. */
@@ -511,9 +509,13 @@ static void apply_clear(struct map_change *change)
 
 static void apply_drop(struct map_change *change)
 {
+    km_map *map = change->map;
+
+    /* relaxed: inside the gate, so that each snapshot is taken before it or after */
+    atomic_store_explicit(&map->dropped_position, change->space.position, memory_order_relaxed);
     /* pairs with check_readable() */
-    atomic_store_explicit(&change->map->dropped, 1, memory_order_release);
-    km__view_freeze(change->map);
+    atomic_store_explicit(&map->dropped, 1, memory_order_release);
+    km__view_freeze(map);
 }
 
 static km_status empty_map(km_map *map, uint8_t kind, void (*apply)(struct map_change *change))
