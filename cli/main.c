@@ -130,9 +130,9 @@ static const struct verb verbs[] = {
          OPTION_RECORD_FORMAT | OPTION_QUIET,
      "Print changes as they happen",
      "\nA line for each change: kind, map, position, key and value, separated by TABs and escaped\n"
-     "as by dump. The kinds are put, delete, range_deleted, map_created, map_dropped, map_cleared.\n"
-     "Without --map those of all maps. At the end, on stderr, the position from which another watch\n"
-     "can go on.\n"
+     "as by dump. The kinds are put, delete, range_deleted, map_created, map_dropped and\n"
+     "map_cleared. Without --map those of all maps. At the end, on stderr, the position from\n"
+     "which another watch can go on.\n"
      "Exits with 1 if compaction has removed changes that were asked for.\n",
      cli_run_watch},
     {"follow", "STORE", 1, 1, OPTION_INTERVAL | OPTION_LIMIT | OPTION_FORMAT | OPTION_QUIET,
