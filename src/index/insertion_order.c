@@ -129,13 +129,15 @@ static km_status extend_capacity(struct insertion_order *order)
         return KM_E_NO_MEMORY;
     if (!group) {
         rc = add_open_group(order, at);
-        if (rc) goto out;
+        if (rc)
+            goto out;
         group = covering_group(order, at);
     }
     KM_ASSERT(group && group->cell_bits);
     cell = km__order_cell_of(group, at);
     rc = make_dense(order, group, cell);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     /* pairs with km__order_reserve(): the block and the way to it */
     atomic_store_explicit(&order->capacity_end, km__order_cell_end(group, cell),
                           memory_order_release);
@@ -248,6 +250,14 @@ void km__order_set(struct insertion_order *order, uint64_t ordinal, uint64_t ref
         set_at(order, ordinal, ref);
         km__mutex_unlock(&order->change_lock);
     }
+}
+
+void km__order_prefetch(const struct insertion_order *order, uint64_t ordinal)
+{
+    struct order_place place;
+
+    if (km__order_find(order, ordinal, &place))
+        KM_PREFETCH_WRITE(&place.block->slots[place.slot]);
 }
 
 int km__order_can_set(const struct insertion_order *order, uint64_t ordinal)

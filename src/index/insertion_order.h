@@ -48,6 +48,8 @@ km_status km__order_reserve(struct insertion_order *order, uint64_t count);
 void km__order_unreserve(struct insertion_order *order, uint64_t count);
 /* Take the next ordinal, of those reserved. It is empty until km__order_set(). Cannot fail. */
 uint64_t km__order_take(struct insertion_order *order);
+/* The ordinal will be set in a moment: begin to bring its slot into the cache. */
+void km__order_prefetch(const struct insertion_order *order, uint64_t ordinal);
 /* Enter `ref` (not 0) at an ordinal that was taken or is in use: the first time, or in the place of
  * the one that is there. Cannot fail. */
 void km__order_set(struct insertion_order *order, uint64_t ordinal, uint64_t ref);

@@ -140,6 +140,39 @@ static uint64_t next_down(struct leaf_walk *walk)
     return 0;
 }
 
+/* ---- bounds */
+
+/* Where in a leaf a bound lies: 0 to its number of entries. */
+static km_status position_of_bound(const struct sorted_tree *tree, uint64_t link, uint64_t word,
+                                   struct sorted_bound bound, uint32_t *out_position)
+{
+    struct sorted_place place;
+    km_status rc = km__sorted_search(tree, link, word, bound.key, &place);
+
+    if (rc == KM_OK)
+        *out_position = place.position + (place.is_found && bound.is_exclusive);
+    return rc;
+}
+
+/* Whether the end of a walk belongs in the leaf where it is. */
+static int is_at_end(const struct leaf_walk *walk)
+{
+    const struct sorted_step *step = walk->path.steps;
+
+    if (walk->path.depth == 0)
+        return walk->end.is_set;
+    step += walk->path.depth - 1;
+    return step->is_edge && step->index == step->last;
+}
+
+static int is_empty_range(struct sorted_bound from, struct sorted_bound to)
+{
+    struct sorted_view low = km__sorted_view_of(from.key.data, from.key.size);
+    struct sorted_view high = km__sorted_view_of(to.key.data, to.key.size);
+
+    return from.is_set && to.is_set && km__sorted_view_compare(&low, &high) >= 0;
+}
+
 /* ---- entries */
 
 struct entry_list {
@@ -157,9 +190,9 @@ static void append_ref(struct entry_list *list, const struct sorted_leaf *leaf, 
 }
 
 static void append_up(struct entry_list *list, const struct sorted_leaf *leaf, uint64_t word,
-                      uint32_t first)
+                      uint32_t first, uint32_t end)
 {
-    for (uint32_t i = first; i < km__sorted_word_count(word) && list->count < list->max; i++)
+    for (uint32_t i = first; i < end && list->count < list->max; i++)
         append_ref(list, leaf, km__sorted_word_slot(word, i));
 }
 
@@ -170,36 +203,48 @@ static void append_down(struct entry_list *list, const struct sorted_leaf *leaf,
         append_ref(list, leaf, km__sorted_word_slot(word, i - 1));
 }
 
-km_status km__sorted_read_up(const struct sorted_tree *tree, struct sorted_bound from,
-                             uint64_t *refs, size_t max, size_t *out_count)
+km_status km__sorted_read_range(const struct sorted_tree *tree, struct sorted_bound from,
+                                struct sorted_bound to, uint64_t *refs, size_t max,
+                                size_t *out_count)
 {
     struct entry_list list = {refs, max, 0};
-    uint32_t first = 0;
+    int is_first = from.is_set;
     struct leaf_walk walk;
     uint64_t link;
 
     KM_ASSERT(max >= SORTED_LEAF_ENTRIES);
     init_walk(&walk, max);
-    link = descend_up(&walk, km__sorted_load_link(&tree->root), from);
-    if (link && from.is_set) {
-        uint64_t word = km__sorted_load_word(km__sorted_node(link));
-        struct sorted_place place;
-        km_status rc = km__sorted_search(tree, link, word, from.key, &place);
+    walk.end = to;
+    walk.end.is_exclusive = 0;
+    link = is_empty_range(from, to) ? 0
+                                    : descend_up(&walk, km__sorted_load_link(&tree->root), from);
+    while (link) { /* ends: after the last leaf */
+        const struct sorted_leaf *leaf = km__sorted_node(link);
+        uint64_t word = km__sorted_load_word(leaf);
+        uint32_t first = 0;
+        uint32_t end = km__sorted_word_count(word);
+        km_status rc = KM_OK;
 
+        if (is_first)
+            rc = position_of_bound(tree, link, word, from, &first);
+        if (rc == KM_OK && is_at_end(&walk))
+            rc = position_of_bound(tree, link, word, walk.end, &end);
         if (rc)
             return rc;
-        first = place.position + (place.is_found && from.is_exclusive);
-        append_up(&list, km__sorted_node(link), word, first);
-        link = next_up(&walk);
-    }
-    while (link && list.count < list.max) { /* ends: after the last leaf */
-        const struct sorted_leaf *leaf = km__sorted_node(link);
-        append_up(&list, leaf, km__sorted_load_word(leaf), 0);
-        if (list.count < list.max)
-            link = next_up(&walk);
+        append_up(&list, leaf, word, first, end);
+        is_first = 0;
+        link = list.count < list.max ? next_up(&walk) : 0;
     }
     *out_count = list.count;
     return KM_OK;
+}
+
+km_status km__sorted_read_up(const struct sorted_tree *tree, struct sorted_bound from,
+                             uint64_t *refs, size_t max, size_t *out_count)
+{
+    static const struct sorted_bound open = {0};
+
+    return km__sorted_read_range(tree, from, open, refs, max, out_count);
 }
 
 km_status km__sorted_read_down(const struct sorted_tree *tree, struct sorted_bound from,
@@ -236,18 +281,6 @@ km_status km__sorted_read_down(const struct sorted_tree *tree, struct sorted_bou
 
 /* ---- counts */
 
-/* Where in a leaf a bound lies: 0 to its number of entries. */
-static km_status position_of_bound(const struct sorted_tree *tree, uint64_t link, uint64_t word,
-                                   struct sorted_bound bound, uint32_t *out_position)
-{
-    struct sorted_place place;
-    km_status rc = km__sorted_search(tree, link, word, bound.key, &place);
-
-    if (rc == KM_OK)
-        *out_position = place.position + (place.is_found && bound.is_exclusive);
-    return rc;
-}
-
 static uint64_t count_entries(const struct sorted_leaf *leaf, uint64_t word, uint32_t first,
                               uint32_t end)
 {
@@ -256,25 +289,6 @@ static uint64_t count_entries(const struct sorted_leaf *leaf, uint64_t word, uin
     for (uint32_t i = first; i < end; i++)
         count += !(km__sorted_load_ref(leaf, km__sorted_word_slot(word, i)) & SORTED_PENDING);
     return count;
-}
-
-/* Whether the end of a walk belongs in the leaf where it is. */
-static int is_at_end(const struct leaf_walk *walk)
-{
-    const struct sorted_step *step = walk->path.steps;
-
-    if (walk->path.depth == 0)
-        return walk->end.is_set;
-    step += walk->path.depth - 1;
-    return step->is_edge && step->index == step->last;
-}
-
-static int is_empty_range(struct sorted_bound from, struct sorted_bound to)
-{
-    struct sorted_view low = km__sorted_view_of(from.key.data, from.key.size);
-    struct sorted_view high = km__sorted_view_of(to.key.data, to.key.size);
-
-    return from.is_set && to.is_set && km__sorted_view_compare(&low, &high) >= 0;
 }
 
 km_status km__sorted_count_range(const struct sorted_tree *tree, struct sorted_bound from,

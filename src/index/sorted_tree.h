@@ -88,6 +88,12 @@ km_status km__sorted_read_up(const struct sorted_tree *tree, struct sorted_bound
 km_status km__sorted_read_down(const struct sorted_tree *tree, struct sorted_bound from,
                                uint64_t *refs, size_t max, size_t *out_count);
 
+/* As km__sorted_read_up(), but only keys before `to`, if it is set: those beyond it are not looked
+ * at. */
+km_status km__sorted_read_range(const struct sorted_tree *tree, struct sorted_bound from,
+                                struct sorted_bound to, uint64_t *refs, size_t max,
+                                size_t *out_count);
+
 /* How many keys there are from `from` (inclusive unless it says so) up to and excluding `to`; a
  * bound that is not set is open. Records are read at the two ends only. */
 km_status km__sorted_count_range(const struct sorted_tree *tree, struct sorted_bound from,

@@ -101,6 +101,7 @@ static km_status find_ordinal(struct change *change)
         return check_presumed(change);
     if (change->existed) {
         change->ordinal = change->old_ordinal;
+        km__order_prefetch(change->map->order, change->ordinal); /* written after the log is */
         return KM_OK;
     }
     rc = km__order_reserve(change->map->order, 1);

@@ -91,7 +91,8 @@ static km_status walk_tree(km_cursor *cursor, enum cursor_way way, const struct 
     if (!km__cursor_bound(cursor, way, &bound))
         return KM_END;
     if (way == CURSOR_UP)
-        rc = km__sorted_read_up(tree, bound, spare->refs, cursor->group_max, &spare->count);
+        rc = km__sorted_read_range(tree, bound, cursor->range.to, spare->refs, cursor->group_max,
+                                   &spare->count);
     else
         rc = km__sorted_read_down(tree, bound, spare->refs, cursor->group_max, &spare->count);
     if (!rc)
