@@ -220,7 +220,8 @@ KM_API KM_MUST_CHECK km_status km_count_range(km_map *map, const km_range *range
  *            what km_del() returns.
  * Lifetime:  nothing to release.
  * Threads:   any.
- * Blocks:    as km_del(); and other changes of the map for 0.1 to 0.3 us for each key.
+ * Blocks:    as km_del(); and other changes of the map for 0.1 to 0.5 us for each key; those of
+ *            other maps too if a snapshot is opened or closed in that time.
  */
 KM_API KM_MUST_CHECK km_status km_del_range(km_map *map, const km_range *range, km_write *write,
                                             uint64_t *out_count);

@@ -26,7 +26,8 @@ extern "C" {
  *            KM_E_UNSUPPORTED  a store opened for reading beside a writer.
  * Lifetime:  release with km_snapshot_close(), before the store is closed.
  * Threads:   any; any number of threads may use a snapshot at once.
- * Blocks:    on changes that are being copied to the log at this moment: for microseconds.
+ * Blocks:    on changes that are being copied to the log at this moment: for microseconds; on a
+ *            km_del_range() for as long as that takes. Other changes wait meanwhile.
  */
 KM_API KM_MUST_CHECK km_status km_snapshot_open(km_store *store, km_snapshot **out_snapshot);
 

@@ -109,12 +109,29 @@ static km_status find_ordinal(struct change *change)
     return rc;
 }
 
+/* For the snapshots that are open: what the change supersedes. */
+static km_status save_found(const struct change *change, const struct found *found)
+{
+    int is_leaving = change->map->order && (change->kind != RECORD_PUT || !change->existed);
+
+    return km__view_save(change->map, change->hash, found, is_leaving);
+}
+
+km_status km__save_change(const struct change *change)
+{
+    struct found found = {.ref = change->old_ref};
+    km_status rc = KM_OK;
+
+    if (found.ref)
+        rc = km__record_of(change->map->store, found.ref, &found.record);
+    return rc ? rc : save_found(change, &found);
+}
+
 static km_status enter_change(struct change *change, uint64_t placeholder,
                               const struct hash_source *source, const struct found *found)
 {
     int is_put = change->kind == RECORD_PUT;
-    int is_leaving = change->map->order && (!is_put || !change->existed);
-    km_status rc = km__view_save(change->map, change->hash, found, is_leaving);
+    km_status rc = save_found(change, found);
 
     if (!rc && is_put && !found->ref)
         rc = enter_key(change, placeholder, source);

@@ -146,6 +146,7 @@ static km_status try_single(struct km_store *store, struct single *single)
     struct change *change = single->change;
     struct mutex *lock = km__hash_partition_lock(change->map->index,
                                                  km__hash_partition(change->hash));
+    int may_wait = !km__epoch_ongoing();
     uint32_t slot;
     km_status rc, copied;
 
@@ -155,7 +156,12 @@ static km_status try_single(struct km_store *store, struct single *single)
     else
         km__hash_prefetch(change->map->index, change->hash);
     km__change_sum(change); /* while the line of the index is on its way */
-    km__mutex_lock(lock);
+    if (KM_LIKELY(may_wait)) {
+        km__mutex_lock(lock);
+    } else if (!km__mutex_try_lock_for_long(lock)) {
+        km__epoch_leave();
+        return KM_WOULD_BLOCK; /* a large record of the partition is getting its name */
+    }
     slot = km__gate_enter(&store->snapshots.gate);
     rc = prepare_single(store, single);
     if (!rc) {

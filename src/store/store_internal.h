@@ -501,6 +501,9 @@ km_status km__prepare_change(struct change *change, uint64_t placeholder,
 /* For a record that is written before its key is locked: guess its ordinal, which the preparation
  * then holds against what is there (KM_WOULD_BLOCK if it was wrong). Inside an epoch. */
 km_status km__presume_ordinal(struct change *change);
+/* The gate was left after the preparation and entered anew: save for a snapshot that was taken in
+ * between. As km__prepare_change(). */
+km_status km__save_change(const struct change *change);
 /* Take back what km__prepare_change() entered. */
 void km__unprepare_change(struct change *change, uint64_t placeholder);
 /* Make the indexes point at a change's record. Cannot fail. */

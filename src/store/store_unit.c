@@ -4,9 +4,14 @@
  *
  * All partitions that the unit touches are locked, in one order; then everything that can fail is
  * done: finding, judging what is expected, and making room in the indexes by placeholders; then the
- * log takes the unit as a whole; then the index is pointed at the records. A unit too large for the
- * ring is in its file before the locks are taken (log_special.c): the ordinals in it are guessed,
- * and held against what is there once the locks are.
+ * log takes the unit as a whole; then the index is pointed at the records.
+ *
+ * A unit too large for the ring is in its file before the locks are taken (log_special.c): the
+ * ordinals in it are guessed, and held against what is there once the locks are.
+ *
+ * I1. Such a file gets its name in the log when all that is expected was found to hold, and the
+ *     locks keep it so, though the disk is waited for: a name that recovery finds counts, and so
+ *     would a change that was refused.
  */
 #include "store/store_internal.h"
 
@@ -97,20 +102,39 @@ static struct mutex *lock_of(const struct change *change)
     return km__hash_partition_lock(change->map->index, km__hash_partition(change->hash));
 }
 
-static void lock_all(struct unit *unit)
+/* Inside a read section of the caller's a change must not wait, and a lock may be held while a file
+ * gets its name (I1): then it is only tried. */
+static int lock_change(const struct change *change, int may_wait)
+{
+    if (may_wait)
+        km__mutex_lock(lock_of(change));
+    return may_wait || km__mutex_try_lock_for_long(lock_of(change));
+}
+
+static void unlock_some(struct unit *unit, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (i == 0 || lock_of(unit->order[i]) != lock_of(unit->order[i - 1]))
+            km__mutex_unlock(lock_of(unit->order[i]));
+    }
+}
+
+static km_status lock_all(struct unit *unit, int may_wait)
 {
     for (size_t i = 0; i < unit->order_count; i++) {
-        if (i == 0 || lock_of(unit->order[i]) != lock_of(unit->order[i - 1]))
-            km__mutex_lock(lock_of(unit->order[i]));
+        if (i > 0 && lock_of(unit->order[i]) == lock_of(unit->order[i - 1]))
+            continue;
+        if (!lock_change(unit->order[i], may_wait)) {
+            unlock_some(unit, i);
+            return KM_WOULD_BLOCK;
+        }
     }
+    return KM_OK;
 }
 
 static void unlock_all(struct unit *unit)
 {
-    for (size_t i = 0; i < unit->order_count; i++) {
-        if (i == 0 || lock_of(unit->order[i]) != lock_of(unit->order[i - 1]))
-            km__mutex_unlock(lock_of(unit->order[i]));
-    }
+    unlock_some(unit, unit->order_count);
 }
 
 /* ---- index room -------------------------------------------------------------------------- */
@@ -233,7 +257,7 @@ static km_status begin_special(struct unit *unit)
     if (rc)
         return rc;
     write_all(unit);
-    return km__log_special_write(log, &unit->space);
+    return km__log_special_fill(log, &unit->space);
 }
 
 static km_status copy_unit_previous(const struct unit *unit)
@@ -247,53 +271,150 @@ static km_status copy_unit_previous(const struct unit *unit)
     return km__copy_to_buffer(unit->previous, record->value, record->value_size);
 }
 
-/* With the locks held, inside the gate. */
-static km_status change_locked_keys(struct unit *unit, int is_special, uint64_t *out_position)
+/* What a condition refused is told what is there; so is what was changed. Inside the epoch. */
+static km_status tell_previous(const struct unit *unit, km_status rc)
 {
-    struct log *log = unit->store->log;
+    km_status copied = rc == KM_OK || rc == KM_EXISTS ? copy_unit_previous(unit) : KM_OK;
+
+    return copied ? copied : rc;
+}
+
+/* ---- a unit that passes through the ring -------------------------------------------------- */
+
+/* With the locks held, inside the gate. */
+static km_status change_locked_keys(struct unit *unit, uint64_t *out_position)
+{
     km_status rc = prepare_all(unit);
 
     if (rc || unit->log_size == 0)
         return rc; /* expectations alone: all hold */
-    if (!is_special) {
-        rc = km__log_reserve(log, unit->log_size, unit->class, &unit->space);
-        if (rc) {
-            unprepare_all(unit, unit->order_count);
-            return rc;
-        }
+    rc = km__log_reserve(unit->store->log, unit->log_size, unit->class, &unit->space);
+    if (rc) {
+        unprepare_all(unit, unit->order_count);
+        return rc;
     }
-    if (is_special)
-        km__log_special_take(log, &unit->space);
-    else
-        write_all(unit);
+    write_all(unit);
     *out_position = publish_all(unit);
     return KM_OK;
 }
 
-/* One try; KM_WOULD_BLOCK if the log has no room now, or a guess was wrong. */
-static km_status try_unit(struct unit *unit, int is_special, uint64_t *out_position)
+/* One try; KM_WOULD_BLOCK if the log has no room now. */
+static km_status try_unit(struct unit *unit, uint64_t *out_position)
 {
     struct km_store *store = unit->store;
-    km_status rc = is_special ? begin_special(unit) : KM_OK, copied;
+    int may_wait = !km__epoch_ongoing();
     uint32_t slot;
+    km_status rc;
+
+    km__epoch_enter();
+    rc = lock_all(unit, may_wait);
+    if (!rc) {
+        slot = km__gate_enter(&store->snapshots.gate);
+        rc = change_locked_keys(unit, out_position);
+        km__gate_leave(&store->snapshots.gate, slot);
+        unlock_all(unit);
+        if (!rc && unit->log_size)
+            km__log_finish(store->log, &unit->space);
+        rc = tell_previous(unit, rc);
+    }
+    km__epoch_leave();
+    return rc;
+}
+
+/* ---- a unit with a segment of its own ------------------------------------------------------ */
+
+/* With the locks held. */
+static km_status prepare_special(struct unit *unit)
+{
+    struct km_store *store = unit->store;
+    uint32_t slot;
+    km_status rc;
+
+    km__epoch_enter();
+    slot = km__gate_enter(&store->snapshots.gate);
+    rc = prepare_all(unit);
+    km__gate_leave(&store->snapshots.gate, slot);
+    if (rc == KM_EXISTS)
+        rc = tell_previous(unit, rc);
+    km__epoch_leave();
+    return rc;
+}
+
+/* A snapshot may have been taken while the gate was left: save for it too. */
+static km_status save_all(struct unit *unit)
+{
+    km_status rc = KM_OK;
+
+    for (size_t i = 0; !rc && i < unit->order_count; i++) {
+        if (is_logged(unit->order[i]))
+            rc = km__save_change(unit->order[i]);
+    }
+    return rc;
+}
+
+/* The locks have kept the record current; it may lie elsewhere in memory than it did. */
+static km_status find_previous_again(struct unit *unit)
+{
+    struct found *found = &unit->first_found;
+
+    return unit->count == 1 && found->ref ? km__record_of(unit->store, found->ref, &found->record)
+                                          : KM_OK;
+}
+
+/* The file has its name: what is left. Cancels the segment if it fails. */
+static km_status take_special(struct unit *unit, uint64_t *out_position)
+{
+    struct km_store *store = unit->store;
+    uint32_t slot;
+    km_status rc;
+
+    km__epoch_enter();
+    slot = km__gate_enter(&store->snapshots.gate);
+    rc = find_previous_again(unit);
+    if (!rc)
+        rc = save_all(unit);
+    if (!rc) {
+        km__log_special_take(store->log, &unit->space);
+        *out_position = publish_all(unit);
+    } else {
+        unprepare_all(unit, unit->order_count);
+    }
+    km__gate_leave(&store->snapshots.gate, slot);
+    unlock_all(unit);
+    if (!rc) {
+        km__log_finish(store->log, &unit->space);
+        rc = tell_previous(unit, rc);
+        km__epoch_leave();
+        return rc;
+    }
+    km__epoch_leave();
+    km__log_special_cancel(store->log, &unit->space);
+    return rc;
+}
+
+/* One try; KM_WOULD_BLOCK if a guess was wrong. Not inside a read section. */
+static km_status try_special(struct unit *unit, uint64_t *out_position)
+{
+    struct log *log = unit->store->log;
+    km_status rc = begin_special(unit);
 
     if (rc)
         return rc;
-    km__epoch_enter();
-    lock_all(unit);
-    slot = km__gate_enter(&store->snapshots.gate);
-    rc = change_locked_keys(unit, is_special, out_position);
-    km__gate_leave(&store->snapshots.gate, slot);
-    unlock_all(unit);
-    if (!rc && unit->log_size)
-        km__log_finish(store->log, &unit->space);
-    if (rc == KM_OK || rc == KM_EXISTS) {
-        copied = copy_unit_previous(unit);
-        rc = copied ? copied : rc;
+    rc = lock_all(unit, 1);
+    if (!rc)
+        rc = prepare_special(unit);
+    if (rc) {
+        unlock_all(unit);
+        km__log_special_cancel(log, &unit->space);
+        return rc;
     }
+    rc = km__log_special_write(log, &unit->space); /* I1 */
+    if (!rc)
+        return take_special(unit, out_position);
+    km__epoch_enter();
+    unprepare_all(unit, unit->order_count);
     km__epoch_leave();
-    if (rc && is_special)
-        km__log_special_cancel(store->log, &unit->space);
+    unlock_all(unit);
     return rc;
 }
 
@@ -304,12 +425,10 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
     km_status rc = order_changes(&unit);
 
     while (!rc) { /* ends when there is room, or none to be had */
-        int is_special = km__log_is_large(store->log, unit.log_size);
-
-        if (is_special && km__epoch_ongoing())
-            rc = KM_WOULD_BLOCK;
+        if (!km__log_is_large(store->log, unit.log_size))
+            rc = try_unit(&unit, out_position);
         else
-            rc = try_unit(&unit, is_special, out_position);
+            rc = km__epoch_ongoing() ? KM_WOULD_BLOCK : try_special(&unit, out_position);
         if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
             break;
         rc = km__wait_room(store, unit.log_size, unit.class);

@@ -35,6 +35,10 @@ static inline int km__mutex_try_lock(struct mutex *mutex)
     return pthread_mutex_trylock(&mutex->raw) == 0;
 }
 
+/* 1 if it is ours after some microseconds at most: for who must not wait for one that is held for
+ * longer, but need not mind one that is not. */
+int km__mutex_try_lock_for_long(struct mutex *mutex);
+
 static inline void km__mutex_unlock(struct mutex *mutex)
 {
     KM_ASSERT(pthread_mutex_unlock(&mutex->raw) == 0);

@@ -8,6 +8,9 @@
 #include <stdlib.h>
 
 #include "base/assert.h"
+#include "sync/mutex.h"
+
+#define THREAD_LOCK_TRIES 1000 /* tens of microseconds: what a change holds a lock for */
 
 struct thread_start {
     void (*run)(void *context);
@@ -49,6 +52,16 @@ km_status km__thread_start(struct thread *thread, const char *name, void (*run)(
 void km__thread_join(struct thread *thread)
 {
     KM_ASSERT(pthread_join(thread->raw, NULL) == 0);
+}
+
+int km__mutex_try_lock_for_long(struct mutex *mutex)
+{
+    for (int i = 0; i < THREAD_LOCK_TRIES; i++) {
+        if (km__mutex_try_lock(mutex))
+            return 1;
+        km__thread_pause();
+    }
+    return 0;
 }
 
 void km__thread_pause(void)

@@ -178,6 +178,27 @@ static void put(struct workload *workload, struct effect effect)
     free(value);
 }
 
+/* A change that is too large for the ring and is refused: no crash may bring it back. */
+static void refuse_special(struct workload *workload, struct effect effect)
+{
+    uint8_t key_bytes[HISTORY_KEY_SIZE_MAX];
+    km_bytes key = km__history_key(effect.key, key_bytes);
+    km_map *map = workload->maps[effect.map];
+    uint8_t *value = malloc(effect.size);
+    km_bytes bytes = km_bytes_of(value, effect.size);
+    km_status rc;
+
+    km__history_value(effect.value_id, effect.size, value);
+    if (workload->history->last.entries[effect.map][effect.key].value_id) {
+        rc = km_put_if_absent(map, key, bytes, NULL);
+        expect(workload, rc == KM_EXISTS ? KM_OK : KM_E_INVALID, "an insert of what is there");
+    } else {
+        rc = km_compare_and_set(map, key, workload->max_position + 8, bytes, NULL);
+        expect(workload, rc == KM_CONFLICT ? KM_OK : KM_E_INVALID, "a set of what is not there");
+    }
+    free(value);
+}
+
 static void put_special(struct workload *workload, uint32_t map)
 {
     struct effect effect = choose_effect(workload, map, 1);
@@ -185,6 +206,10 @@ static void put_special(struct workload *workload, uint32_t map)
 
     effect.size = SPECIAL_SIZE_MIN + (uint32_t)km__random_below(&workload->random, spread);
     put(workload, effect);
+    if (!workload->failed && km__random_one_in(&workload->random, 2)) {
+        effect.key = (uint32_t)km__random_below(&workload->random, HISTORY_KEY_COUNT);
+        refuse_special(workload, effect);
+    }
 }
 
 static void delete_key(struct workload *workload, uint32_t map)
