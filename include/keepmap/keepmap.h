@@ -967,5 +967,6 @@ static inline KM_MUST_CHECK km_status km_del_u64(km_map *map, uint64_t number, k
 #include "keepmap/snapshot.h"
 #include "keepmap/update.h"
 #include "keepmap/upkeep.h"
+#include "keepmap/sealed.h"
 
 #endif /* KEEPMAP_KEEPMAP_H */

@@ -307,8 +307,10 @@ static km_status lift_new(struct restore *restore, uint32_t number)
                         "the store has used up all numbers of segments");
     km__new_folder_let_go(to);
     rc = km__store_lift(to->os, to->temp_path, number + 1, to->error);
+    if (rc && to->error && to->error->status)
+        rc = to->error->status; /* the cause, where the close only says that something failed */
     if (rc)
-        to->error = NULL; /* the cause is told */
+        to->error = NULL; /* it is told */
     back_rc = km__new_folder_take_back(to);
     return rc ? rc : back_rc;
 }

@@ -178,6 +178,8 @@ static void put(struct workload *workload, struct effect effect)
     free(value);
 }
 
+static void keep_pace(struct workload *workload);
+
 /* A change that is too large for the ring and is refused: no crash may bring it back. */
 static void refuse_special(struct workload *workload, struct effect effect)
 {
@@ -207,6 +209,7 @@ static void put_special(struct workload *workload, uint32_t map)
     effect.size = SPECIAL_SIZE_MIN + (uint32_t)km__random_below(&workload->random, spread);
     put(workload, effect);
     if (!workload->failed && km__random_one_in(&workload->random, 2)) {
+        keep_pace(workload);
         effect.key = (uint32_t)km__random_below(&workload->random, HISTORY_KEY_COUNT);
         refuse_special(workload, effect);
     }
