@@ -9,8 +9,8 @@
  * Rules that hold for every function here, and are not repeated below:
  *   Strings    are NUL-terminated; keys and values are sized bytes of any content, NUL included.
  *   NULL       is accepted only where a text says so, and by every close, abort and free.
- *   Outputs    are written on KM_OK alone; after any other status they are as they were, but for the
- *              contents of a km_buffer, which are undefined then (its memory is still its own).
+ *   Outputs    are written on KM_OK alone; after any other status they are as they were, but for
+ *              the contents of a km_buffer, which are undefined then (its memory is still its own).
  *   Status     0 is KM_OK, positive an outcome, negative an error. Errors of one call leave the
  *              store as it was; after KM_E_IO or KM_E_FAILED from a change see km_store_error().
  *   Threads    Any number of threads may use a store and its maps at once, but for km_close().
