@@ -108,6 +108,7 @@
 #include "store/store_update.c"
 #include "store/store_verify.c"
 #include "store/store_view.c"
+#include "store/store_view_fold.c"
 #include "store/store_watch.c"
 #include "sync/epoch.c"
 #include "sync/eventcount.c"

@@ -3,9 +3,10 @@
  * store_internal.h -- what the files of store/ share: the store, its maps, a change.
  *
  * Lock order: compactor.lock, keeper.lock, catalogue_lock, then partition locks by (map id,
- * partition), then the gate of snapshots, snapshots.lock, then names_lock. The locks of log/ and
- * index/ come after all of these. No lock is held while a user's callback runs. The disk is waited
- * for under the first two alone, which no change takes but on a full disk.
+ * partition), then the gate of snapshots, snapshots.lock, then names_lock. snapshots.fold_lock is
+ * taken with no other lock held, and before snapshots.lock. The locks of log/ and index/ come after
+ * all of these. No lock is held while a user's callback runs. The disk is waited for under the
+ * first two alone, which no change takes but on a full disk.
  */
 #ifndef KM_STORE_STORE_INTERNAL_H
 #define KM_STORE_STORE_INTERNAL_H
@@ -146,6 +147,8 @@ struct snapshots {
     struct gate gate;                      /* passed by every change from its preparation until all
                                               threads see it; closed while a snapshot is taken */
     struct mutex lock;                     /* the list, and the making and ending of views */
+    struct mutex fold_lock;                /* the ending of views; see store_view_fold.c */
+    _Atomic uint32_t fold_waiting;         /* [a] threads that close a snapshot and wait for it */
     struct km_snapshot *oldest, *newest;   /* lock */
     _Atomic(struct km_snapshot *) current; /* [a] the newest that is open; NULL: there is none.
                                               Changes with the gate closed, or from a snapshot to
@@ -567,6 +570,9 @@ km_status km__commit_unit(struct km_store *store, struct change *changes, size_t
 /* store_tidy.c: give back the memory that deletes have left in the orders of maps; for a background
  * thread, now and then. */
 void km__tidy_orders(struct km_store *store);
+
+/* store_view_fold.c: fold the views of closed snapshots; for a background thread, now and then. */
+void km__views_fold(struct km_store *store);
 
 /* store_expire.c: keys that have expired. The first deletes one, by a logged change, if it still
  * has this version; never waits inside a read section. KM_OK, KM_NOT_FOUND, KM_CONFLICT: the record

@@ -240,6 +240,7 @@ static void run_keeper(void *context)
         scrub_share(store);
         km__expire_some(store);
         km__tidy_orders(store);
+        km__views_fold(store);
         ticket = km__eventcount_prepare(&keeper->event);
         if (atomic_load_explicit(&keeper->stopping, memory_order_acquire))
             km__eventcount_cancel(&keeper->event);

@@ -14,10 +14,12 @@ void km__snapshots_init(struct km_store *store)
 {
     km__gate_init(&store->snapshots.gate);
     km__mutex_init(&store->snapshots.lock);
+    km__mutex_init(&store->snapshots.fold_lock);
 }
 
 void km__snapshots_fini(struct km_store *store)
 {
+    km__mutex_fini(&store->snapshots.fold_lock);
     km__mutex_fini(&store->snapshots.lock);
     km__gate_fini(&store->snapshots.gate);
 }
@@ -107,20 +109,33 @@ km_status km_snapshot_open(km_store *store, km_snapshot **out_snapshot)
     return KM_OK;
 }
 
+/* The views that only the snapshot needed, which has left the list. */
+static void drop_views(const struct km_snapshot *snapshot)
+{
+    struct km_store *store = snapshot->store;
+    struct snapshots *snapshots = &store->snapshots;
+    uint64_t oldest;
+
+    km__views_lock(store);
+    km__mutex_lock(&snapshots->lock);
+    oldest = snapshots->oldest ? snapshots->oldest->position : UINT64_MAX;
+    km__views_release(store, oldest);
+    km__mutex_unlock(&snapshots->lock);
+    if (oldest < snapshot->position)
+        km__views_fold_small(store);
+    km__views_unlock(store);
+}
+
 void km_snapshot_close(km_snapshot *snapshot)
 {
     struct km_store *store;
-    struct snapshots *snapshots;
 
     if (!snapshot)
         return;
     store = snapshot->store;
-    snapshots = &store->snapshots;
     if (!km__store_is_forked(store)) {
         leave_snapshot(snapshot);
-        km__mutex_lock(&snapshots->lock);
-        km__views_release(store, snapshots->oldest ? snapshots->oldest->position : UINT64_MAX);
-        km__mutex_unlock(&snapshots->lock);
+        drop_views(snapshot);
         km__log_unpin(store->log, &snapshot->pin);
     }
     km__release(store->allocator, snapshot, sizeof(*snapshot));

@@ -104,7 +104,7 @@ static km_status dig_grave(struct map_view *view, uint32_t shard, const struct f
 
 /* ---- making and ending views -------------------------------------------------------------- */
 
-static void destroy_body(struct map_body *body)
+void km__body_destroy(struct map_body *body)
 {
     km__hash_index_destroy(body->index);
     km__order_destroy(body->order);
@@ -117,7 +117,7 @@ void km__view_destroy(struct map_view *view)
     release_graves(view);
     km__sorted_destroy(view->saved_sorted);
     km__hash_index_destroy(view->saved);
-    destroy_body(&view->frozen);
+    km__body_destroy(&view->frozen);
     km__release(view->store->allocator, view, sizeof(*view));
 }
 
@@ -286,6 +286,24 @@ static km_status save_in_tree(struct map_view *view, uint32_t shard, const struc
     if (!rc)
         km__sorted_fill(view->saved_sorted, shard, &pending, found->ref, 0);
     return rc;
+}
+
+static uint64_t hash_of_found(const struct map_view *view, const struct found *found)
+{
+    return km__hash_key(&view->store->secret, found->record.key, found->record.key_size);
+}
+
+km_status km__view_enter(struct map_view *view, const struct found *found)
+{
+    uint64_t hash = hash_of_found(view, found);
+
+    return view->saved_sorted ? save_in_tree(view, km__hash_partition(hash), found)
+                              : save_in_hash(view, hash, found);
+}
+
+km_status km__view_dig(struct map_view *view, const struct found *found)
+{
+    return dig_grave(view, km__hash_partition(hash_of_found(view, found)), found);
 }
 
 /* A key leaves that was overwritten since the snapshot: if it had this ordinal then, who walks over

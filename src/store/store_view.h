@@ -39,6 +39,17 @@ struct grave {
 
 enum view_freeze { VIEW_LIVE, VIEW_FREEZING, VIEW_FROZEN };
 
+/* store_view_fold.c: how far a view was folded into the older one. */
+enum view_fold_stage { FOLD_SAVED, FOLD_GRAVES, FOLD_DONE };
+
+struct view_fold {
+    enum view_fold_stage stage;
+    struct hash_walk walk; /* of `saved` */
+    uint64_t last;         /* entry of `saved_sorted` or `graves`; 0: none */
+    int is_stuck;          /* it cannot be folded */
+    int is_handed_over;    /* `frozen` is the older view's */
+};
+
 struct map_view {
     struct retired retired;
     struct km_store *store;             /* [c] */
@@ -56,6 +67,7 @@ struct map_view {
     struct map_body frozen; /* what the map held when it was cleared or dropped after the snapshot;
                                before that, maybe, empty indexes */
     _Atomic int freeze;     /* [a] a view_freeze: whether `frozen` is to be looked at */
+    struct view_fold fold;  /* snapshots.fold_lock */
 };
 
 /* ---- changes; with the key's partition locked, inside the gate and an epoch, before the change is
@@ -116,10 +128,23 @@ uint64_t km__weight_in_snapshot(const struct km_snapshot *snapshot, const km_map
 void km__snapshots_init(struct km_store *store);
 void km__snapshots_fini(struct km_store *store); /* with no snapshot open */
 
-/* store_view.c: with snapshots.lock held. Let go of the views of snapshots before a position. */
+/* store_view.c: with fold_lock and snapshots.lock held. Let go of the views of snapshots before a
+ * position. */
 void km__views_release(struct km_store *store, uint64_t position);
 void km__view_destroy(struct map_view *view);
+void km__body_destroy(struct map_body *body);
+/* Save a record in a view, or that its ordinal is gone, unless it is there. Inside an epoch, as the
+ * view's only writer of this key. KM_E_NO_MEMORY, KM_E_CORRUPT: it is not there. */
+km_status km__view_enter(struct map_view *view, const struct found *found);
+km_status km__view_dig(struct map_view *view, const struct found *found);
 /* Memory of all views. */
 uint64_t km__views_bytes(struct km_store *store);
+
+/* store_view_fold.c: the views that no open snapshot needs for itself become part of older ones. */
+/* fold_lock: who unlinks views holds it. With no partition locked, outside the gate. */
+void km__views_lock(struct km_store *store);
+void km__views_unlock(struct km_store *store);
+/* Those with few entries; with fold_lock held. */
+void km__views_fold_small(struct km_store *store);
 
 #endif
