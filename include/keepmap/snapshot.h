@@ -57,7 +57,7 @@ typedef struct km_snapshot_info {
  * Returns:   KM_OK, KM_E_INVALID, KM_E_FORKED.
  * Lifetime:  nothing to release.
  * Threads:   any.
- * Blocks:    never.
+ * Blocks:    as km_snapshot_count().
  */
 KM_API KM_MUST_CHECK km_status km_snapshot_describe(const km_snapshot *snapshot,
                                                     km_snapshot_info *info);
@@ -101,7 +101,7 @@ KM_API KM_MUST_CHECK km_status km_snapshot_get(km_snapshot *snapshot, km_map *ma
  * Returns:   the count; 0 if the map is not in it, and in a forked child.
  * Lifetime:  nothing to release.
  * Threads:   any.
- * Blocks:    never.
+ * Blocks:    for microseconds, on the first change of a map since a snapshot.
  */
 KM_API uint64_t km_snapshot_count(const km_snapshot *snapshot, const km_map *map);
 

@@ -19,6 +19,7 @@
  * I3. A view holds the map's count of the snapshot: it is made before the first change since.
  * I4. Views are in the order of their snapshots, and a view is kept until no snapshot is open that
  *     is older than, or as old as, its own. To save once serves all of these.
+ *     A view that only older snapshots need is folded into the next older one (store_view_fold.c).
  * I5. An emptied map's indexes are handed to the view as they are, once for a snapshot: what the
  *     map holds afterwards is younger than the snapshot.
  * I6. What views lead to stays in the log: each snapshot pins it.
@@ -384,7 +385,10 @@ km_status km__view_prepare_freeze(km_map *map)
         return rc;
     if (km__hash_not_loaded_count(map->index))
         return KM_WOULD_BLOCK; /* an image has what is to be kept: see km__map_change() */
-    return create_body(map, &view->frozen);
+    km__mutex_lock(&map->store->snapshots.lock); /* statistics look at it */
+    rc = create_body(map, &view->frozen);
+    km__mutex_unlock(&map->store->snapshots.lock);
+    return rc;
 }
 
 void km__view_freeze(km_map *map)
