@@ -208,7 +208,8 @@ static void put_special(struct workload *workload, uint32_t map)
 
     effect.size = SPECIAL_SIZE_MIN + (uint32_t)km__random_below(&workload->random, spread);
     put(workload, effect);
-    if (!workload->failed && km__random_one_in(&workload->random, 2)) {
+    if (!workload->failed && workload->profile->weights[OP_UPDATE] &&
+        km__random_one_in(&workload->random, 2)) {
         keep_pace(workload);
         effect.key = (uint32_t)km__random_below(&workload->random, HISTORY_KEY_COUNT);
         refuse_special(workload, effect);
