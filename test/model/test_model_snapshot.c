@@ -98,7 +98,7 @@ static km_bytes key_of(uint32_t number)
 static int compare_bytes(km_bytes a, km_bytes b)
 {
     size_t size = a.size < b.size ? a.size : b.size;
-    int result = memcmp(a.data, b.data, size);
+    int result = size ? memcmp(a.data, b.data, size) : 0; /* an empty key may have no address */
 
     return result ? result : (a.size > b.size) - (a.size < b.size);
 }
