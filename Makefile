@@ -46,6 +46,15 @@ warnings := -Wall -Wextra $(WERROR) -Wshadow -Wstrict-prototypes
 urcu_cflags := $(shell pkg-config --cflags liburcu-bp 2>/dev/null)
 urcu_libs := $(or $(strip $(shell pkg-config --libs liburcu-bp 2>/dev/null)),\
 	-lurcu-common -lurcu-bp)
+# Both are optional: without liburing threads do what it does, without zstd sealed tables are not
+# compressed. `make WITHOUT="liburing libzstd"` leaves them out.
+WITHOUT ?=
+optional_packages := $(foreach p,liburing libzstd,$(if $(filter $(p),$(WITHOUT)),,\
+	$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p))))
+optional_cflags := $(if $(filter liburing,$(optional_packages)),-DKM_WITH_LIBURING) \
+	$(if $(filter libzstd,$(optional_packages)),-DKM_WITH_ZSTD) \
+	$(if $(optional_packages),$(shell pkg-config --cflags $(optional_packages)))
+optional_libs := $(if $(optional_packages),$(shell pkg-config --libs $(optional_packages)))
 # Only for tests of keepmap/protobuf.h, as is protoc-c; the library and the tool do without.
 PROTOC_C ?= protoc-c
 proto_cflags := $(shell pkg-config --cflags libprotobuf-c 2>/dev/null)
@@ -58,8 +67,8 @@ ifeq ($(shell $(CC) -fno-semantic-interposition -E -x c /dev/null >/dev/null 2>&
 lib_cflags += -fno-semantic-interposition
 endif
 base_cflags = -std=c11 -D_GNU_SOURCE $(OPTIMIZE) $(warnings) -Iinclude -Isrc $(urcu_cflags) \
-	$(san_flags) $(CFLAGS)
-LDLIBS_ALL = $(urcu_libs) -lpthread $(LDLIBS)
+	$(optional_cflags) $(san_flags) $(CFLAGS)
+LDLIBS_ALL = $(urcu_libs) $(optional_libs) -lpthread $(LDLIBS)
 link = $(CC) $(OPTIMIZE) $(san_flags) $(CFLAGS) $(LDFLAGS)
 
 ifeq ($(V),1)
@@ -199,7 +208,7 @@ src/all.c: FORCE
 $(BUILD)/keepmap.pc: keepmap.pc.in $(header) FORCE
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@URCU_LIBS@|$(strip $(urcu_libs))|' $< >$@
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@PRIVATE_LIBS@|$(strip $(urcu_libs) $(optional_libs))|' $< >$@
 
 -include $(shell test -d $(BUILD)/obj && find $(BUILD)/obj -name '*.d')
 

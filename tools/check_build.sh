@@ -35,7 +35,9 @@ has_command() { command -v "$1" >/dev/null 2>&1; }
 
 urcu_cflags=$(pkg-config --cflags liburcu-bp 2>/dev/null)
 urcu_libs=$(pkg-config --libs liburcu-bp 2>/dev/null || echo "-lurcu-common -lurcu-bp")
-link_static="$BUILD/libkeepmap.a $urcu_libs -lpthread"
+# What the library was built with, besides.
+optional_libs=$(sed -n 's/^Libs.private: //p' "$BUILD/keepmap.pc" 2>/dev/null)
+link_static="$BUILD/libkeepmap.a ${optional_libs:-$urcu_libs} -lpthread"
 strict="-Wall -Wextra -Werror -pedantic -Wshadow"
 
 # ---- the header -------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ group_build() {
     need pkg-config has_command pkg-config
     need libxxhash-dev has_header xxhash.h ''
     need liburcu-dev has_header urcu-bp.h ''
+    want liburing-dev has_header liburing.h ''
+    want libzstd-dev has_header zstd.h ''
 }
 
 group_test() {

@@ -90,6 +90,7 @@ typedef enum km_status {
     KM_TIMED_OUT = 5,    /* the time given was not enough: call again */
     KM_STOPPED = 6,      /* a callback of the caller's asked to stop */
     KM_CONFLICT = 7,     /* the key is not as the change expected it: nothing changed; look again */
+    KM_BUSY = 8,         /* too much is under way already: let some of it end, then call again */
     KM_E_INVALID = -1,   /* an argument is outside its limits: fix the call */
     KM_E_NO_MEMORY = -2, /* memory could not be had; the change did not happen */
     KM_E_FULL = -3,      /* the disk (or a size limit) is full: free space, then go on */

@@ -46,6 +46,7 @@ const char *km_status_name(km_status status)
     case KM_TIMED_OUT: return "KM_TIMED_OUT";
     case KM_STOPPED: return "KM_STOPPED";
     case KM_CONFLICT: return "KM_CONFLICT";
+    case KM_BUSY: return "KM_BUSY";
     case KM_E_INVALID: return "KM_E_INVALID";
     case KM_E_NO_MEMORY: return "KM_E_NO_MEMORY";
     case KM_E_FULL: return "KM_E_FULL";

@@ -303,10 +303,12 @@ static inline void km__sealed_prefetch_block(const km_sealed *table, uint64_t of
 /* The block that has a record, counted from 0, below the table's count. */
 KM_INTERNAL void km__sealed_place_of_record(const km_sealed *table, uint64_t record,
                                             struct sealed_place *out);
-/* Decode a block that was read, and see that it has the records that the index says. */
+/* Decode a block that was read, and see that it has the records that the index says. If it is
+ * compressed it is unpacked into `plain`, and *out points there; else it points into `bytes`. */
 KM_INTERNAL km_status km__sealed_decode_place(const km_sealed *table,
                                               const struct sealed_place *place,
-                                              const uint8_t *bytes, struct sealed_block *out);
+                                              const uint8_t *bytes, km_buffer *plain,
+                                              struct sealed_block *out);
 /* The same of a block that is mapped, or that is read into `scratch`. */
 KM_INTERNAL km_status km__sealed_load(const km_sealed *table, const struct sealed_place *place,
                                       km_buffer *scratch, struct sealed_block *out);

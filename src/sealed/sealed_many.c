@@ -36,6 +36,7 @@ struct sealed_many {
     km_buffer *memory;
     km_bytes *out_values; /* until all are there, data is NULL or a place in memory, plus 1 */
     km_buffer read;       /* what was read at once */
+    km_buffer plain;      /* the block that is looked at, if it was compressed */
     size_t found_count;
 };
 
@@ -156,7 +157,7 @@ static km_status sealed_many_answer(struct sealed_many *many, size_t start, size
         const struct sealed_place *place = sealed_many_place(many, ref);
         if (ref == start || place->offset != sealed_many_place(many, ref - 1)->offset)
             rc = km__sealed_decode_place(many->table, place, bytes + (place->offset - begin),
-                                         &block);
+                                         &many->plain, &block);
         if (!rc)
             rc = sealed_many_take(many, (size_t)many->refs[ref].offset, &block);
     }
@@ -194,7 +195,7 @@ static km_status sealed_many_find(struct sealed_many *many, size_t ref, struct s
     km_bytes key = many->keys[many->refs[ref].offset];
     km_bytes value = {NULL, 0};
     km_status rc = km__sealed_decode_place(many->table, place, many->table->map + place->offset,
-                                           &hit->block);
+                                           NULL, &hit->block);
 
     if (!rc)
         rc = km__sealed_block_find(&hit->block, key, &hit->record);
@@ -334,6 +335,7 @@ km_status km_sealed_get_many(const km_sealed *table, const km_bytes *keys, size_
         if (!rc)
             sealed_many_point(memory, out_values, count);
         km_buffer_free(&many.read);
+        km_buffer_free(&many.plain);
         km__release(allocator, many.wanted, wanted_size);
         km__release(allocator, many.refs, refs_size);
     }

@@ -419,11 +419,12 @@ void km__sealed_place_of_record(const km_sealed *table, uint64_t record, struct 
 /* ---- blocks ------------------------------------------------------------------------------ */
 
 km_status km__sealed_decode_place(const km_sealed *table, const struct sealed_place *place,
-                                  const uint8_t *bytes, struct sealed_block *out)
+                                  const uint8_t *bytes, km_buffer *plain, struct sealed_block *out)
 {
     km_status rc = km__sealed_block_decode(
         bytes, (size_t)place->size, km__sealed_block_seed(table->id_sum, place->offset), out);
 
+    (void)plain; /* no block is compressed yet */
     if (!rc && out->count != place->record_count)
         rc = KM_E_CORRUPT;
     return rc;
@@ -435,7 +436,7 @@ km_status km__sealed_load(const km_sealed *table, const struct sealed_place *pla
     km_status rc;
 
     if (km__sealed_is_mapped(table, place))
-        return km__sealed_decode_place(table, place, table->map + place->offset, out);
+        return km__sealed_decode_place(table, place, table->map + place->offset, scratch, out);
     if (place->size > SIZE_MAX / 2)
         return KM_E_NO_MEMORY;
     rc = km__buffer_reserve(scratch, (size_t)place->size);
@@ -444,7 +445,7 @@ km_status km__sealed_load(const km_sealed *table, const struct sealed_place *pla
                                      (size_t)place->size);
     if (rc)
         return rc;
-    return km__sealed_decode_place(table, place, scratch->data, out);
+    return km__sealed_decode_place(table, place, scratch->data, NULL, out);
 }
 
 /* ---- get --------------------------------------------------------------------------------- */
