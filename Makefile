@@ -110,7 +110,7 @@ SUPPORT := $(BUILD)/test/libsupport.a
 .PHONY: all deps try check check-asan check-tsan fuzz soak lint format mutations bench install \
 	uninstall clean help test-programs tsan-programs fuzz-programs run-fuzz FORCE
 
-all: $(LIB) $(BUILD)/libkeepmap.so $(TOOL)
+all: $(LIB) $(BUILD)/libkeepmap.so $(BUILD)/keepmap.pc $(TOOL)
 
 # ---- rules ------------------------------------------------------------------------------------
 
@@ -208,7 +208,8 @@ src/all.c: FORCE
 $(BUILD)/keepmap.pc: keepmap.pc.in $(header) FORCE
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' -e 's|@PRIVATE_LIBS@|$(strip $(urcu_libs) $(optional_libs))|' $< >$@
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR)|' \
+		-e 's|@PRIVATE_LIBS@|$(strip $(urcu_libs) $(optional_libs))|' $< >$@
 
 -include $(shell test -d $(BUILD)/obj && find $(BUILD)/obj -name '*.d')
 

@@ -64,6 +64,7 @@
 #include "sealed/sealed_files.c"
 #include "sealed/sealed_group.c"
 #include "sealed/sealed_many.c"
+#include "sealed/sealed_mapped.c"
 #include "sealed/sealed_merge.c"
 #include "sealed/sealed_reader.c"
 #include "sealed/sealed_verify.c"

@@ -106,6 +106,10 @@ static inline uint32_t km__record_payload_crc(const void *value, uint32_t value_
     return tail ? km__crc32c(crc, zeros, RECORD_ALIGNMENT - tail) : crc;
 }
 
+/* The expiry of a put that stands for a delete: the key is one of a table that is attached, whose
+ * value the record hides for as long as the map has tables. Long past, so it expires if not. */
+#define RECORD_EXPIRY_HIDES 1u
+
 /* The first byte of a RECORD_RANGE_DELETED's value. */
 #define RECORD_RANGE_IS_OPEN 0u
 #define RECORD_RANGE_HAS_END 1u

@@ -12,6 +12,15 @@
 km_status km__sealed_builder_open(struct os *os, const char *path,
                                   const km_sealed_build_options *options,
                                   km_sealed_builder **out_builder, km_error *out_error);
+/* The table `name` in an open folder. */
+km_status km__sealed_open_at(struct os *os, struct os_dir *dir, const char *name,
+                             const km_sealed_options *options, km_sealed **out_table,
+                             km_error *out_error);
+/* Whether all values lie in memory as they are: the file is mapped, and no block compressed. */
+int km__sealed_is_plainly_mapped(const km_sealed *table);
+/* The value of a key where it lies in the file's mapping, checked. Of a table that is plainly
+ * mapped. KM_NOT_FOUND also for a key of another width than the table's. */
+km_status km__sealed_find_mapped(const km_sealed *table, km_bytes key, km_bytes *out_value);
 km_status km__sealed_open(struct os *os, const char *path, const km_sealed_options *options,
                           km_sealed **out_table, km_error *out_error);
 

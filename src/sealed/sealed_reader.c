@@ -10,6 +10,7 @@
  *     the pieces that are returned.
  * I4. A get reads one block at most, by one call or, if the block is one page, one page fault.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/assert.h"
@@ -178,34 +179,25 @@ static km_status sealed_read_ends(km_sealed *table, km_error *error)
     return KM_OK;
 }
 
-static km_status sealed_open_file(km_sealed *table, const char *path, km_error *error)
+static km_status sealed_open_file(km_sealed *table, struct os_dir *dir, const char *name,
+                                  km_error *error)
 {
-    struct sealed_folder folder;
-    km_status rc = km__sealed_folder_open(table->os, path, &folder, error);
-
-    if (rc)
-        return rc;
-    memcpy(table->name, folder.name, sizeof(table->name));
-    rc = table->os->ops->open_file(folder.dir, folder.name, OS_OPEN_READ, &table->file);
-    if (!rc)
-        rc = table->os->ops->file_size(table->file, &table->file_size);
-    if (rc)
-        rc = km__fail(error, rc, folder.name, 0, table->os->ops->last_error(table->os),
-                      "cannot open the table");
-    km__sealed_folder_close(&folder);
-    return rc;
-}
-
-static km_status sealed_open_table(km_sealed *table, const char *path, int no_mapping,
-                                   km_error *error)
-{
-    struct os *os = table->os;
     km_status rc;
 
-    rc = sealed_open_file(table, path, error);
-    if (rc)
-        return rc;
-    rc = sealed_read_ends(table, error);
+    snprintf(table->name, sizeof(table->name), "%s", name);
+    rc = table->os->ops->open_file(dir, name, OS_OPEN_READ, &table->file);
+    if (!rc)
+        rc = table->os->ops->file_size(table->file, &table->file_size);
+    return rc ? km__fail(error, rc, name, 0, table->os->ops->last_error(table->os),
+                         "cannot open the table")
+              : KM_OK;
+}
+
+static km_status sealed_read_table(km_sealed *table, int no_mapping, km_error *error)
+{
+    struct os *os = table->os;
+    km_status rc = sealed_read_ends(table, error);
+
     if (rc)
         return rc;
     rc = sealed_load_index(table);
@@ -221,8 +213,9 @@ static km_status sealed_open_table(km_sealed *table, const char *path, int no_ma
     return KM_OK;
 }
 
-km_status km__sealed_open(struct os *os, const char *path, const km_sealed_options *options,
-                          km_sealed **out_table, km_error *out_error)
+km_status km__sealed_open_at(struct os *os, struct os_dir *dir, const char *name,
+                             const km_sealed_options *options, km_sealed **out_table,
+                             km_error *out_error)
 {
     km_sealed_options own = KM_SEALED_OPTIONS_INIT;
     km_sealed *table = km__allocate(&os->allocator, sizeof(*table));
@@ -234,13 +227,28 @@ km_status km__sealed_open(struct os *os, const char *path, const km_sealed_optio
         memcpy(&own, options,
                options->struct_size < sizeof(own) ? options->struct_size : sizeof(own));
     table->os = os;
-    rc = sealed_open_table(table, path, own.no_mapping, out_error);
+    rc = sealed_open_file(table, dir, name, out_error);
+    if (!rc)
+        rc = sealed_read_table(table, own.no_mapping, out_error);
     if (rc) {
         km_sealed_close(table);
         return rc;
     }
     *out_table = table;
     return KM_OK;
+}
+
+km_status km__sealed_open(struct os *os, const char *path, const km_sealed_options *options,
+                          km_sealed **out_table, km_error *out_error)
+{
+    struct sealed_folder folder;
+    km_status rc = km__sealed_folder_open(os, path, &folder, out_error);
+
+    if (rc)
+        return rc;
+    rc = km__sealed_open_at(os, folder.dir, folder.name, options, out_table, out_error);
+    km__sealed_folder_close(&folder);
+    return rc;
 }
 
 km_status km_sealed_open(const char *path, const km_sealed_options *options, km_sealed **out_table,

@@ -81,8 +81,7 @@ km_status km__sealed_window_load(struct sealed_window *window, const struct seal
         rc = sealed_window_read(window, place);
     if (!rc)
         rc = km__sealed_decode_place(window->table, place,
-                                     window->bytes + (place->offset - window->offset), NULL,
-                                     out);
+                                     window->bytes + (place->offset - window->offset), NULL, out);
     if (!rc)
         rc = km__sealed_block_check_values(out);
     return rc;
