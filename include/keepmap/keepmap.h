@@ -828,40 +828,43 @@ KM_API void km_watch_close(km_watch *watch);
 typedef struct km_stats {
     size_t struct_size; /* in: sizeof(km_stats) */
     uint64_t map_count;
-    uint64_t key_count;         /* of all maps */
-    uint64_t log_bytes;         /* records in the log, live or not, in bytes */
-    uint64_t live_bytes;        /* of those, the records that maps point at */
-    uint64_t segment_count;     /* segments that hold records */
-    uint64_t disk_bytes;        /* sizes of the segment files and the tail ring */
-    uint64_t index_bytes;       /* memory of the indexes */
-    uint64_t memory_bytes;      /* anonymous memory of segments: active, ready, unsealed */
-    uint64_t mapped_bytes;      /* sealed segments mapped from their files */
-    km_position head;           /* where the log begins */
-    km_position tail;           /* where it ends */
-    km_position flushed;        /* written to files up to here */
-    km_position durable;        /* synced up to here */
-    uint64_t sync_count;        /* syncs since open */
-    uint64_t wait_count;        /* changes that had to wait for space or the disk since open */
-    uint64_t wait_longest_ns;   /* the longest such wait */
-    uint64_t recovered_records; /* records replayed at open */
-    uint64_t recovered_ns;      /* time that took */
-    uint64_t torn_bytes;        /* cut off the log's end at open */
-    uint64_t failed;            /* 1 after a failed write */
-    uint64_t dead_bytes;        /* of log_bytes, what nothing points at: compaction frees it */
-    uint64_t emptied_bytes;     /* segments without live records that wait for the next image */
-    uint64_t pinned_bytes;      /* segments out of the log that cursors or backups still hold */
-    uint64_t compacted_bytes;   /* records moved by compaction since open */
-    uint64_t freed_segments;    /* segments that compaction removed since open */
-    uint64_t image_count;       /* index images written since open */
-    uint64_t image_bytes;       /* size of the newest index image; 0: there is none */
-    uint64_t replay_bytes;      /* log that an open after a crash now would have to replay */
-    uint64_t scrubbed_bytes;    /* sealed bytes verified since open */
-    uint64_t damage_count;      /* damaged places that compaction and scrub met */
-    uint64_t is_follower;       /* 1: opened for reading beside a writer */
-    uint64_t snapshot_count;    /* open snapshots */
-    uint64_t snapshot_age_ms;   /* of the oldest */
-    uint64_t snapshot_bytes;    /* memory of what snapshots keep of the indexes */
-    uint64_t expired_count;     /* expired keys deleted since open */
+    uint64_t key_count;             /* of all maps */
+    uint64_t log_bytes;             /* records in the log, live or not, in bytes */
+    uint64_t live_bytes;            /* of those, the records that maps point at */
+    uint64_t segment_count;         /* segments that hold records */
+    uint64_t disk_bytes;            /* sizes of the segment files and the tail ring */
+    uint64_t index_bytes;           /* memory of the indexes */
+    uint64_t memory_bytes;          /* anonymous memory of segments: active, ready, unsealed */
+    uint64_t mapped_bytes;          /* sealed segments mapped from their files */
+    km_position head;               /* where the log begins */
+    km_position tail;               /* where it ends */
+    km_position flushed;            /* written to files up to here */
+    km_position durable;            /* synced up to here */
+    uint64_t sync_count;            /* syncs since open */
+    uint64_t wait_count;            /* changes that had to wait for space or the disk since open */
+    uint64_t wait_longest_ns;       /* the longest such wait */
+    uint64_t recovered_records;     /* records replayed at open */
+    uint64_t recovered_ns;          /* time that took */
+    uint64_t torn_bytes;            /* cut off the log's end at open */
+    uint64_t failed;                /* 1 after a failed write */
+    uint64_t dead_bytes;            /* of log_bytes, what nothing points at: compaction frees it */
+    uint64_t emptied_bytes;         /* segments without live records that wait for the next image */
+    uint64_t pinned_bytes;          /* segments out of the log that cursors or backups still hold */
+    uint64_t compacted_bytes;       /* records moved by compaction since open */
+    uint64_t freed_segments;        /* segments that compaction removed since open */
+    uint64_t image_count;           /* index images written since open */
+    uint64_t image_bytes;           /* size of the newest index image; 0: there is none */
+    uint64_t replay_bytes;          /* log that an open after a crash now would have to replay */
+    uint64_t scrubbed_bytes;        /* sealed bytes verified since open */
+    uint64_t damage_count;          /* damaged places that compaction and scrub met */
+    uint64_t is_follower;           /* 1: opened for reading beside a writer */
+    uint64_t snapshot_count;        /* open snapshots */
+    uint64_t snapshot_age_ms;       /* of the oldest */
+    uint64_t snapshot_bytes;        /* memory of what snapshots keep of the indexes */
+    uint64_t expired_count;         /* expired keys deleted since open */
+    uint64_t attached_count;        /* sealed tables under maps: see seal.h */
+    uint64_t attached_bytes;        /* of their files */
+    uint64_t attached_memory_bytes; /* that they take, cached pages of the files apart */
 } km_stats;
 
 /*
@@ -969,5 +972,6 @@ static inline KM_MUST_CHECK km_status km_del_u64(km_map *map, uint64_t number, k
 #include "keepmap/update.h"
 #include "keepmap/upkeep.h"
 #include "keepmap/sealed.h"
+#include "keepmap/seal.h"
 
 #endif /* KEEPMAP_KEEPMAP_H */

@@ -7,10 +7,10 @@
  * there. Such data takes about two bytes of memory a key; what changes goes to the map as ever, and
  * a key that is deleted is hidden from then on. The table's file is never written to.
  */
+#include "keepmap/keepmap.h" /* which includes this file */
+
 #ifndef KEEPMAP_SEAL_H
 #define KEEPMAP_SEAL_H
-
-#include "keepmap/sealed.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -69,7 +69,8 @@ KM_API KM_MUST_CHECK km_status km_load_sealed(km_map *map, const km_sealed *tabl
  * of its backups and saved snapshots. Reads of what only a table has may wait for the disk, in read
  * sections too. In one of its keys km_key_info.version is the same for all. Keys that the map and
  * its tables share are counted once: that takes a look at each key that the map has, here and when
- * the store is opened.
+ * the store is opened. km_count_range() goes through the range. A store that is open for reading
+ * beside its writer learns of tables when it is opened.
  *
  * Not possible on a map that has tables: km_map_clear(), km_del_range(): KM_E_UNSUPPORTED.
  *
@@ -80,7 +81,8 @@ KM_API KM_MUST_CHECK km_status km_load_sealed(km_map *map, const km_sealed *tabl
  *            KM_E_LIMIT        KM_ATTACHED_MAX tables are attached.
  *            the errors of km_sealed_open() and km_map_clear().
  * Lifetime:  until km_detach_sealed(), or the map is dropped.
- * Threads:   no other call on this map may be running.
+ * Threads:   any; changes of the map wait meanwhile. A cursor that is open goes on as if nothing
+ *            had happened.
  * Blocks:    on the disk.
  */
 KM_API KM_MUST_CHECK km_status km_attach_sealed(km_map *map, const char *path, km_error *out_error);
@@ -90,17 +92,17 @@ KM_API KM_MUST_CHECK km_status km_attach_sealed(km_map *map, const char *path, k
  *
  * Their files leave the store's folder; under other names they stay.
  *
- * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: after a
- *            crash some may still be attached; the errors of km_map_clear().
+ * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: after
+ *            a crash some may still be attached; the errors of km_map_clear().
  * Lifetime:  the files stay open until the store is closed.
- * Threads:   no other call on this map may be running.
+ * Threads:   as km_attach_sealed().
  * Blocks:    on the disk.
  */
 KM_API KM_MUST_CHECK km_status km_detach_sealed(km_map *map, km_error *out_error);
 
 /* A table under a map. */
 typedef struct km_attached {
-    const char *name;    /* of the file in the store's folder; in memory: its path */
+    const char *name;    /* of the file in the store's folder; empty in a store in memory */
     km_position version; /* km_key_info.version of its keys */
     uint64_t count;      /* of its keys, those included that the map or a later table has too */
     uint64_t file_bytes;

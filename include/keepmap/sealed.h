@@ -11,10 +11,10 @@
  * Fork: unlike a store, a table may be read in a child of the process that opened it. A builder
  * belongs to the process that opened it; a child leaves it alone.
  */
+#include "keepmap/keepmap.h" /* which includes this file */
+
 #ifndef KEEPMAP_SEALED_H
 #define KEEPMAP_SEALED_H
-
-#include "keepmap/keepmap.h"
 
 #ifdef __cplusplus
 extern "C" {

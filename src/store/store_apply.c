@@ -15,6 +15,7 @@
  *     new key, with a new ordinal.
  */
 #include "store/store_internal.h"
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 static km_bytes key_of_change(const struct change *change)
@@ -36,7 +37,8 @@ static void note_found(struct change *change, const struct found *found)
     change->old_ref = found->ref;
     change->old_size = found->ref ? km__size_of_record(&found->record) : 0;
     change->old_ordinal = found->ref ? km__ordinal_of(&found->record) : 0;
-    change->existed = found->ref != 0 &&
+    change->was_hiding = found->ref != 0 && km__is_hiding(&found->record);
+    change->existed = (found->ref != 0 || (change->below && !change->is_own)) &&
                       (change->is_of_expired || !km__is_expired(store, &found->record));
 }
 
@@ -60,8 +62,10 @@ static km_status judge_condition(const struct change *change, const struct found
         break;
     default: break;
     }
-    return change->kind == RECORD_DELETE && change->is_lone && !change->existed ? KM_NOT_FOUND
-                                                                                : KM_OK;
+    return (change->kind == RECORD_DELETE || change->is_hiding) && change->is_lone &&
+                   !change->existed
+               ? KM_NOT_FOUND
+               : KM_OK;
 }
 
 static km_status enter_key(struct change *change, uint64_t placeholder,
@@ -150,12 +154,16 @@ km_status km__prepare_change(struct change *change, uint64_t placeholder,
 
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
         return KM_E_DROPPED; /* relaxed: set under this lock */
+    if (km__tables_is_stale(change))
+        return KM_WOULD_BLOCK; /* look again, with nothing locked */
     rc = km__load_locked(map, change->hash);
     if (rc)
         return rc;
     rc = km__find_in_map(map, change->hash, key_of_change(change), out_found);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
+    if (rc && KM_UNLIKELY(change->below != NULL))
+        km__tables_fill_found(change->below, key_of_change(change), change->below_value, out_found);
     note_found(change, out_found);
     rc = judge_condition(change, out_found);
     if (rc || change->kind == CHANGE_EXPECT)
@@ -251,6 +259,8 @@ void km__publish_change(struct change *change, uint64_t placeholder, uint64_t po
                    change->old_size, change->old_ordinal);
     if (KM_UNLIKELY(change->expiry))
         note_expiry(change->map);
+    if (KM_UNLIKELY(km__tables_of(change->map) != NULL))
+        km__tables_note_change(change);
     change->has_placeholder = change->has_order_room = 0;
 }
 
@@ -372,6 +382,8 @@ km_status km__apply_record(const struct logged *logged)
     rc = km__find_in_map(map, logged->hash, key, &before);
     if (rc && rc != KM_NOT_FOUND)
         return rc;
+    if (KM_UNLIKELY(km__tables_of(map) != NULL))
+        km__tables_note_logged(logged, &record, &before);
     if (logged->kind == RECORD_PUT)
         return restore_put(logged, &record, &before);
     if (before.ref)
@@ -418,7 +430,12 @@ void km__empty_map(km_map *map)
 
 uint64_t km__map_count(const km_map *map)
 {
-    return map->tree ? km__sorted_count(map->tree) : km__hash_count(map->index);
+    uint64_t count = map->tree ? km__sorted_count(map->tree) : km__hash_count(map->index);
+    const struct table_stack *stack = km__tables_of(map);
+
+    if (KM_UNLIKELY(stack != NULL)) /* relaxed: store_tables.c, I1 */
+        count += stack->key_count - atomic_load_explicit(&map->overlap, memory_order_relaxed);
+    return count;
 }
 
 uint64_t km__map_weight(const km_map *map)

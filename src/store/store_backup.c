@@ -14,6 +14,7 @@
  *     the segment is whole there: the last one of a backup is cut at its end.
  */
 #include "store/store_backup_internal.h"
+#include "store/store_tables.h"
 
 #define BACKUP_SUFFIX ".new-backup"
 #define BACKUP_SEQUENCE 4u /* of MARKS: above that of a store's birth, which may be made anew */
@@ -337,6 +338,37 @@ static km_status copy_maps(struct backup *backup)
     return km__copy_to(&backup->copier, &source, backup->folder.dir, CATALOGUE_NAME);
 }
 
+/* ---- sealed tables under maps ------------------------------------------------------------- */
+
+/* Never written again, and synced before it got its name: I2. */
+static km_status add_table(struct backup *backup, const char *name)
+{
+    const struct os_ops *ops = backup->store->os->ops;
+    km_status rc = KM_E_UNSUPPORTED;
+
+    if (!backup->options.copy)
+        rc = ops->link(backup->store->dir, name, backup->folder.dir, name);
+    if (rc == KM_E_UNSUPPORTED)
+        return km__copy_file(&backup->copier, backup->store->dir, backup->folder.dir, name);
+    return rc ? km__copy_failed(backup->store->os, backup->error, rc, name, "cannot link the table")
+              : KM_OK;
+}
+
+static km_status add_tables(struct backup *backup)
+{
+    struct km_store *store = backup->store;
+    km_status rc = KM_OK;
+
+    for (uint32_t id = 0; !rc && id < km__maps_id_count(store); id++) {
+        const km_map *map = km__maps_by_id(store, (uint16_t)id);
+        const struct table_stack *stack = map ? km__tables_of(map) : NULL;
+
+        for (uint32_t i = 0; !rc && stack && i < stack->count; i++)
+            rc = add_table(backup, stack->tables[i]->name);
+    }
+    return rc;
+}
+
 /* ---- the call ---------------------------------------------------------------------------- */
 
 static km_status fill_folder(struct backup *backup)
@@ -349,6 +381,8 @@ static km_status fill_folder(struct backup *backup)
         rc = km__copier_advance(&backup->copier, 0);
     if (!rc)
         rc = each_segment(backup, add_segment);
+    if (!rc)
+        rc = add_tables(backup);
     if (!rc)
         rc = copy_maps(backup);
     if (!rc)

@@ -6,7 +6,7 @@
  * the record, point the index at it. So for each key the order of records is the order in which
  * they became visible; and nothing after the taking of room can fail or wait.
  */
-#include "store/store_internal.h"
+#include "store/store_tables.h"
 
 /* ---- shared with batches ----------------------------------------------------------------- */
 
@@ -112,6 +112,11 @@ struct single {
     km_buffer *previous;
 };
 
+static enum log_class class_of(const struct change *change)
+{
+    return change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
+}
+
 /* With the partition locked: everything that can fail. */
 static km_status prepare_single(struct km_store *store, struct single *single)
 {
@@ -123,9 +128,7 @@ static km_status prepare_single(struct km_store *store, struct single *single)
     if (single->previous && change->existed)
         rc = km__buffer_reserve(single->previous, single->found.record.value_size);
     if (!rc)
-        rc = km__log_reserve(store->log, change->log_size,
-                             change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT,
-                             &single->space);
+        rc = km__log_reserve(store->log, change->log_size, class_of(change), &single->space);
     if (rc)
         km__unprepare_change(change, km__placeholder(0));
     return rc;
@@ -198,17 +201,19 @@ static KM_NOINLINE km_status change_large(struct km_store *store, struct single 
 
 static km_status change_single(struct km_store *store, struct single *single)
 {
-    uint64_t size = single->change->log_size;
-    enum log_class class = single->change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
+    struct change *change = single->change;
     km_status rc;
 
     for (;;) { /* ends when there is room, or none to be had */
-        if (km__log_is_large(store->log, size))
+        rc = km__tables_look(change);
+        if (rc)
+            return rc;
+        if (km__log_is_large(store->log, change->log_size))
             return change_large(store, single);
         rc = try_single(store, single);
         if (KM_LIKELY(rc != KM_WOULD_BLOCK) || km__epoch_ongoing())
             return rc;
-        rc = km__wait_room(store, size, class);
+        rc = km__wait_room(store, change->log_size, class_of(change));
         if (rc)
             return rc;
     }

@@ -89,7 +89,8 @@ km_status km__copy_to(struct copier *copier, const struct copy_source *source, s
         goto out;
     }
     rc = copy_pieces(copier, source, file, name);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->sync(file);
     if (rc)
         rc = km__copy_failed(copier->os, copier->error, rc, name, "cannot sync the copy");

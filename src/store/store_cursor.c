@@ -16,6 +16,7 @@
  * I4. When a walk fails or there is no more, the batch and its edges are as they were.
  */
 #include "store/store_cursor_internal.h"
+#include "store/store_tables.h"
 
 #define CURSOR_AHEAD 16u
 #define CURSOR_COPIES_MIN (UINT64_C(16) << 10)
@@ -120,41 +121,61 @@ static km_status stand_at_start(km_cursor *cursor)
     return rc;
 }
 
-km_status km_cursor_open(km_map *map, const km_cursor_options *options, km_cursor **out_cursor)
+/* What a cursor on the map itself needs. */
+static km_status begin_own(km_cursor *cursor, const km_cursor_options *options)
 {
-    static const km_cursor_options plain = KM_CURSOR_OPTIONS_INIT;
-    const struct km_store *store = map->store;
-    km_cursor *cursor = NULL;
-    km_status rc;
+    km_status rc = allocate_batch(cursor, &cursor->batch);
 
-    if (!options)
-        options = &plain;
-    rc = KM_E_INVALID;
-    if (options->struct_size < sizeof(*options)) goto out;
-    rc = check_cursor_map(map, options->snapshot);
+    if (!rc)
+        rc = allocate_batch(cursor, &cursor->spare);
+    if (!rc && cursor->map->tree)
+        rc = keep_range(cursor, &options->range);
+    return rc ? rc : stand_at_start(cursor);
+}
+
+static km_status open_cursor(km_map *map, const km_cursor_options *options, int is_own,
+                             km_cursor **out_cursor)
+{
+    const struct km_store *store = map->store;
+    km_cursor *cursor;
+    km_status rc = check_cursor_map(map, options->snapshot);
+
     if (!rc)
         rc = check_cursor_options(map, options);
-    if (rc) goto out;
-    rc = KM_E_NO_MEMORY;
+    if (rc)
+        return rc;
     cursor = km__allocate(store->allocator, sizeof(*cursor));
-    if (!cursor) goto out;
+    if (!cursor)
+        return KM_E_NO_MEMORY;
     cursor->map = map;
     cursor->snapshot = options->snapshot;
     cursor->is_reverse = options->reverse != 0;
+    cursor->shows_hidden = is_own;
     cursor->is_kept = !store->dir || store->options.keep_in_memory;
-    rc = allocate_batch(cursor, &cursor->batch);
-    if (!rc)
-        rc = allocate_batch(cursor, &cursor->spare);
-    if (!rc && map->tree)
-        rc = keep_range(cursor, &options->range);
-    if (!rc)
-        rc = stand_at_start(cursor);
-    if (rc) goto out;
+    rc = km__tables_of(map) && !is_own ? km__stack_walk_open(cursor, options)
+                                       : begin_own(cursor, options);
+    if (rc) {
+        km_cursor_close(cursor);
+        return rc;
+    }
     *out_cursor = cursor;
-    cursor = NULL;
-out:
-    km_cursor_close(cursor);
-    return rc;
+    return KM_OK;
+}
+
+km_status km_cursor_open(km_map *map, const km_cursor_options *options, km_cursor **out_cursor)
+{
+    static const km_cursor_options plain = KM_CURSOR_OPTIONS_INIT;
+
+    if (!options)
+        options = &plain;
+    if (options->struct_size < sizeof(*options))
+        return KM_E_INVALID;
+    return open_cursor(map, options, 0, out_cursor);
+}
+
+km_status km__cursor_open_own(km_map *map, const km_cursor_options *options, km_cursor **out_cursor)
+{
+    return open_cursor(map, options, 1, out_cursor);
 }
 
 static void release_batch(const km_cursor *cursor, struct cursor_batch *batch)
@@ -169,6 +190,7 @@ void km_cursor_close(km_cursor *cursor)
     if (!cursor)
         return;
     store = cursor->map->store;
+    km__stack_walk_close(cursor);
     if (cursor->has_pin && !km__store_is_forked(store)) /* a child has no log */
         km__log_unpin(store->log, &cursor->pins[cursor->pin_index]);
     release_batch(cursor, &cursor->batch);
@@ -311,8 +333,9 @@ static km_status decode_entry(km_cursor *cursor, size_t index, uint64_t *group_b
     if (KM_UNLIKELY(entry->status))
         return KM_OK; /* to be told when the cursor comes to it */
     if (km__is_expired(store, &record)) {
-        entry->status = KM_NOT_FOUND;
-        return KM_OK;
+        entry->status = cursor->shows_hidden ? CURSOR_HIDDEN : KM_NOT_FOUND;
+        if (!cursor->shows_hidden)
+            return KM_OK;
     }
     *group_bytes += (uint64_t)record.value_size + record.key_size;
     entry->key = record.key;
@@ -392,11 +415,25 @@ static inline km_status step(km_cursor *cursor, enum cursor_way way)
         }
         cursor->at = way == CURSOR_UP ? index + 1 : index;
         status = cursor->entries[index % CURSOR_GROUP].status;
-        if (KM_LIKELY(status == KM_OK))
+        if (KM_LIKELY(status == KM_OK || status == CURSOR_HIDDEN))
             cursor->last = index + 1;
         if (KM_LIKELY(status != KM_NOT_FOUND))
             return (km_status)status;
     }
+}
+
+km_status km__cursor_step(km_cursor *cursor, enum cursor_way way, km_bytes *out_key,
+                          km_bytes *out_value)
+{
+    km_status rc = step(cursor, way);
+    const struct cursor_entry *entry;
+
+    if (rc && rc != CURSOR_HIDDEN)
+        return rc;
+    entry = &cursor->entries[(cursor->last - 1) % CURSOR_GROUP];
+    *out_key = km_bytes_of(entry->key, entry->key_size);
+    *out_value = km_bytes_of(entry->value, entry->value_size);
+    return rc;
 }
 
 static km_status move_cursor(km_cursor *cursor, enum cursor_way way, km_bytes *out_key,
@@ -411,6 +448,8 @@ static km_status move_cursor(km_cursor *cursor, enum cursor_way way, km_bytes *o
     rc = km__store_broken(store);
     if (KM_UNLIKELY(rc))
         return rc;
+    if (KM_UNLIKELY(cursor->walk != NULL))
+        return km__stack_walk_move(cursor, way == CURSOR_DOWN, out_key, out_value);
     rc = way == CURSOR_UP ? step(cursor, CURSOR_UP) : step(cursor, CURSOR_DOWN);
     if (KM_UNLIKELY(rc))
         return rc;
@@ -434,15 +473,13 @@ km_status km_cursor_previous(km_cursor *cursor, km_bytes *out_key, km_bytes *out
     return move_cursor(cursor, cursor->is_reverse ? CURSOR_UP : CURSOR_DOWN, out_key, out_value);
 }
 
-km_status km_cursor_info(const km_cursor *cursor, km_key_info *out_info)
+km_status km__cursor_own_info(const km_cursor *cursor, km_key_info *out_info)
 {
     const struct km_store *store = cursor->map->store;
     struct log_record record;
     uint64_t ref;
     km_status rc = KM_E_CORRUPT;
 
-    if (km__store_is_forked(store))
-        return KM_E_FORKED;
     if (!cursor->last)
         return KM_NOT_FOUND;
     ref = cursor->batch.refs[cursor->last - 1];
@@ -453,6 +490,14 @@ km_status km_cursor_info(const km_cursor *cursor, km_key_info *out_info)
     }
     km__epoch_leave();
     return rc;
+}
+
+km_status km_cursor_info(const km_cursor *cursor, km_key_info *out_info)
+{
+    if (km__store_is_forked(cursor->map->store))
+        return KM_E_FORKED;
+    return cursor->walk ? km__stack_walk_info(cursor, out_info)
+                        : km__cursor_own_info(cursor, out_info);
 }
 
 /* ---- seeking ----------------------------------------------------------------------------- */
@@ -519,5 +564,7 @@ km_status km_cursor_seek(km_cursor *cursor, km_bytes key)
         return KM_E_UNSUPPORTED;
     if (key.size > KM_KEY_SIZE_MAX || (!key.data && key.size))
         return KM_E_INVALID;
+    if (cursor->walk)
+        return km__stack_walk_seek(cursor, key);
     return cursor->map->tree ? seek_sorted(cursor, key) : seek_in_order(cursor, key);
 }

@@ -42,10 +42,19 @@ struct cursor_batch {
     size_t count, capacity;
 };
 
+struct stack_walk; /* store_cursor_tables.c */
+
+/* The status of an entry that has expired, or was deleted, and so hides its key from the tables
+ * below; only where that is to be seen. */
+#define CURSOR_HIDDEN KM_CONFLICT
+
 struct km_cursor {
     km_map *map;                        /* [c] */
     const struct km_snapshot *snapshot; /* [c] NULL: the map as it is */
     int is_reverse;                     /* [c] */
+    int shows_hidden;                   /* [c] steps end at hidden keys too */
+    struct stack_walk *walk;            /* [c] over the map's tables too; NULL: it has none. Then
+                                           nothing below is used */
     int is_kept;                        /* [c] records in memory stay where they are while pinned */
     struct key_range range;             /* [c] of a KM_SORTED map; its keys are in the next two */
     km_buffer range_from, range_to;     /* [c] */
@@ -103,5 +112,25 @@ void km__cursor_prefetch(const km_cursor *cursor, const uint64_t *refs, size_t c
 
 /* As km__cursor_walk(), of the map as it is in cursor->snapshot. */
 km_status km__cursor_walk_snapshot(km_cursor *cursor, enum cursor_way way);
+
+/* ---- store_cursor.c, for a walk over a map and its tables */
+
+/* A cursor on the map alone, which shows hidden keys. */
+km_status km__cursor_open_own(km_map *map, const km_cursor_options *options,
+                              km_cursor **out_cursor);
+/* Move over the next entry that way. KM_OK, or CURSOR_HIDDEN with the key; KM_END, errors. */
+km_status km__cursor_step(km_cursor *cursor, enum cursor_way way, km_bytes *out_key,
+                          km_bytes *out_value);
+km_status km__cursor_own_info(const km_cursor *cursor, km_key_info *out_info);
+
+/* ---- store_cursor_tables.c: a walk over a map and its tables */
+
+km_status km__stack_walk_open(km_cursor *cursor, const km_cursor_options *options);
+void km__stack_walk_close(km_cursor *cursor); /* one that has no walk is accepted */
+/* As km_cursor_next(), or previous: upwards, or downwards. */
+km_status km__stack_walk_move(km_cursor *cursor, int is_down, km_bytes *out_key,
+                              km_bytes *out_value);
+km_status km__stack_walk_seek(km_cursor *cursor, km_bytes key);
+km_status km__stack_walk_info(const km_cursor *cursor, km_key_info *out_info);
 
 #endif

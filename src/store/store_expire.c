@@ -12,13 +12,14 @@
  *     whatever the clock says after a restart.
  * I2. Nothing is waited for, here: where a delete would have to wait it is left for the next round.
  */
-#include "store/store_internal.h"
+#include "store/store_tables.h"
 
 #define EXPIRE_ENTRIES 4096u /* looked at in one call, about */
 #define EXPIRE_SLICE_NS UINT64_C(500000)
 #define EXPIRE_REST 32u /* times what a call took: records may not be in memory */
 #define EXPIRE_ROUND_NS UINT64_C(1000000000) /* from the begin of one round to that of the next */
 #define EXPIRE_GROUP 64u
+#define EXPIRE_RECORD_SIZE 4096u /* of a delete, about: to be waited for */
 #define EXPIRE_REFS (HASH_NODE_LINES_MAX * 8u)
 
 _Static_assert(EXPIRE_REFS >= SORTED_LEAF_ENTRIES, "a leaf fits");
@@ -80,6 +81,8 @@ static km_status expire_ref(km_map *map, uint64_t ref)
         !(record.flags & RECORD_HAS_EXPIRY) || km__record_of(store, ref, &record) ||
         !km__is_expired(store, &record))
         return KM_OK; /* damage is for those who want the record */
+    if (km__is_hiding(&record) && km__tables_of(map))
+        return KM_OK;
     rc = km__expire_key(map, km_bytes_of(record.key, record.key_size),
                         km__version_of(store->view, ref, &record));
     return rc == KM_WOULD_BLOCK || rc < 0 ? rc : KM_OK;
@@ -101,6 +104,29 @@ static km_status expire_portion(km_map *map, const struct expire_portion *portio
             rc = expire_ref(map, portion->refs[i]);
         km__epoch_leave();
     }
+    return rc;
+}
+
+km_status km__expire_map(km_map *map)
+{
+    struct km_store *store = map->store;
+    struct expire_portion *portion = km__allocate(store->allocator, sizeof(*portion));
+    struct expire_place place = {0};
+    struct log_pin pin;
+    km_status rc = portion ? KM_OK : KM_E_NO_MEMORY;
+
+    km__log_pin(store->log, &pin);
+    while (!rc && !portion->is_end) { /* ends: it goes on through the map */
+        km__epoch_enter();
+        rc = read_portion(&place, map, portion);
+        km__epoch_leave();
+        while (!rc && (rc = expire_portion(map, portion)) == KM_WOULD_BLOCK)
+            rc = km__wait_room(store, EXPIRE_RECORD_SIZE, LOG_CLASS_DELETE);
+    }
+    if (map->tree)
+        km__sorted_walk_fini(map->tree, &place.leaves);
+    km__log_unpin(store->log, &pin);
+    km__release(store->allocator, portion, sizeof(*portion));
     return rc;
 }
 

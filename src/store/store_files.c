@@ -173,11 +173,14 @@ km_status km__write_file(struct km_store *store, const char *name, const uint8_t
 
     km__ignore(ops->unlink(store->dir, temp_name), "a leftover of a crash, or nothing");
     rc = ops->open_file(store->dir, temp_name, OS_CREATE_NEW, &file);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->write_at(file, 0, bytes, size);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->sync(file);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = ops->rename(store->dir, temp_name, name);
 out:
     if (rc)

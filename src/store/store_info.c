@@ -2,6 +2,7 @@
  *
  * store_info.c -- durability calls and statistics.
  */
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 km_status km_wait_durable(km_store *store, km_position position)
@@ -41,6 +42,7 @@ static void add_map_stats(struct km_store *store, km_stats *stats)
         stats->key_count += km__map_count(map);
         stats->index_bytes += km__map_index_bytes(map);
         stats->live_bytes += km__map_weight(map);
+        km__tables_add_stats(map, stats);
     }
 }
 

@@ -30,7 +30,9 @@
 #define STORE_COMPACT_PERCENT 150u
 #define STORE_LOG_SIZE_MIN (UINT64_C(4) << 20)
 
-struct map_view; /* store_view.h */
+struct map_view;      /* store_view.h */
+struct table_stack;   /* store_tables.h */
+struct stacked_table; /* likewise */
 
 struct km_map {
     struct km_store *store;        /* [c] */
@@ -40,13 +42,17 @@ struct km_map {
     struct sorted_tree *tree;      /* [c] of a KM_SORTED map, with its keys; else NULL */
     _Atomic(struct map_view *) newest_view; /* [a] what open snapshots keep of it; see store_view.h
                                              */
-    _Atomic int has_expiry;                 /* [a] a record with an expiry was seen */
-    uint8_t *name;                          /* [c] */
-    uint16_t name_size;                     /* [c] */
-    uint16_t id;                            /* [c] */
-    km_map_kind kind;                       /* [c] */
-    _Atomic int dropped;                    /* [a] set with every partition locked */
-    uint64_t created;                       /* catalogue_lock: position of its map-created record */
+    _Atomic(const struct table_stack *) tables; /* [a] that are attached; NULL: none. Changes while
+                                                   nobody uses the map; see store_attach.c */
+    struct table_stack *stacks;                 /* catalogue_lock: all that it ever had */
+    _Atomic uint64_t overlap;                   /* [a] keys too many; see store_tables.c */
+    _Atomic int has_expiry;                     /* [a] a record with an expiry was seen */
+    uint8_t *name;                              /* [c] */
+    uint16_t name_size;                         /* [c] */
+    uint16_t id;                                /* [c] */
+    km_map_kind kind;                           /* [c] */
+    _Atomic int dropped;                        /* [a] set with every partition locked */
+    uint64_t created;                  /* catalogue_lock: position of its map-created record */
     _Atomic uint64_t dropped_position; /* [a] of its map-dropped record; 0: there is none. Changed
                                           under catalogue_lock */
 };
@@ -338,8 +344,18 @@ km_status km__find(const struct km_store *store, struct hash_index *index, uint6
 /* The same in a tree. */
 km_status km__find_sorted(const struct km_store *store, const struct sorted_tree *tree,
                           km_bytes key, struct found *out);
-/* The same in a map, of any kind. An expired key is found. */
+/* The same in a map, of any kind, but not in what is below it. An expired key is found. */
 km_status km__find_in_map(const km_map *map, uint64_t hash, km_bytes key, struct found *out);
+/* store_tables.c: where a map itself does not have a key, look into the tables that are attached to
+ * it. *out has ref 0 then. KM_OK, KM_NOT_FOUND, KM_E_CORRUPT. */
+km_status km__find_below_slow(const km_map *map, km_bytes key, struct found *out);
+static inline km_status km__find_below(const km_map *map, km_bytes key, struct found *out)
+{
+    /* acquire: pairs with set_stack() */
+    return KM_LIKELY(!atomic_load_explicit(&map->tables, memory_order_acquire))
+               ? KM_NOT_FOUND
+               : km__find_below_slow(map, key, out);
+}
 /* Locate and verify the record behind a reference: KM_OK or KM_E_CORRUPT. */
 km_status km__record_of(const struct km_store *store, uint64_t ref, struct log_record *out);
 
@@ -459,10 +475,17 @@ struct change {
     int is_superseded; /* a later change of the unit has the same key: not logged, not applied */
     int is_lone;       /* not of a batch: nothing is logged for a key that is not there */
     int is_of_expired; /* takes an expired key for one that is there: to delete it */
+    int is_own;        /* a delete of what the map itself has: what is below comes to light */
+    /* from km__tables_look(): */
+    const struct table_stack *stack;   /* that was looked into */
+    int is_hiding;                     /* a delete, as a put that hides what is below */
+    const struct stacked_table *below; /* a table under the map that has the key; NULL: none */
+    km_bytes below_value;              /* what it has */
     /* what the preparation found, under the lock: */
     int has_placeholder, has_order_room;
     uint64_t old_ref, old_size, old_ordinal;
-    int existed; /* it was there, and had not expired */
+    int was_hiding; /* the old record is one that hides what is below */
+    int existed;    /* it was there, and had not expired */
     struct sorted_pending pending;
     /* the place of a put in a KM_INSERTION map */
     uint64_t ordinal;
@@ -578,6 +601,8 @@ void km__views_fold(struct km_store *store);
  * has this version; never waits inside a read section. KM_OK, KM_NOT_FOUND, KM_CONFLICT: the record
  * of that version is not current any more; KM_WOULD_BLOCK, and the errors of km_del(). */
 km_status km__expire_key(km_map *map, km_bytes key, uint64_t version);
+/* Delete all keys of a map that have expired; waits for room in the log. */
+km_status km__expire_map(km_map *map);
 /* Go on through the maps that have expiring keys, a little; for the keeper's thread. */
 void km__expire_some(struct km_store *store);
 void km__expire_fini(struct km_store *store);

@@ -10,6 +10,7 @@
  *     the log and in memory.
  */
 #include "store/store_internal.h"
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 /* ---- the two tables ---------------------------------------------------------------------- */
@@ -38,6 +39,7 @@ static void destroy_map(km_map *map)
         map->newest_view = view->older;
         km__view_destroy(view);
     }
+    km__tables_close(map);
     km__order_destroy(map->order);
     km__sorted_destroy(map->tree);
     km__hash_index_destroy(map->index);
@@ -537,6 +539,8 @@ km_status km_map_drop(km_map *map)
 
 km_status km_map_clear(km_map *map)
 {
+    if (km__tables_of(map))
+        return KM_E_UNSUPPORTED;
     return empty_map(map, RECORD_MAP_CLEARED, apply_clear);
 }
 

@@ -12,6 +12,7 @@
  *     is at the path. The other is a leftover from then on.
  */
 #include "store/store_backup_internal.h"
+#include "store/store_tables.h"
 
 #define FOLDER_NAME_SIZE_MAX 255u
 
@@ -25,7 +26,10 @@ int km__new_folder_knows(const char *name)
     static const char *const names[] = {FOLDER_LOCK, FOLDER_IDENTITY, FOLDER_MARKS, CATALOGUE_NAME,
                                         IMAGE_NAME};
     char ring_name[RING_NAME_SIZE];
+    uint16_t map_id;
 
+    if (km__table_name_parse(name, &map_id))
+        return 1;
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (strcmp(name, names[i]) == 0)
             return 1;
@@ -41,8 +45,8 @@ int km__new_folder_knows(const char *name)
 /* A file that is written under this name first: a crash leaves it. */
 static int is_unfinished(const char *name)
 {
-    static const char *const names[] = {"CREATING", "new.file", "new.ring", CATALOGUE_NEW_NAME,
-                                        IMAGE_NEW_NAME};
+    static const char *const names[] = {"CREATING",         "new.file",     "new.ring",
+                                        CATALOGUE_NEW_NAME, IMAGE_NEW_NAME, TABLE_NEW_NAME};
 
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
         if (strcmp(name, names[i]) == 0)

@@ -2,6 +2,7 @@
  *
  * store_open.c -- open and close a store.
  */
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 #include <stdio.h>
@@ -230,6 +231,8 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
     if (!rc && store->dir)
         rc = km__replay(store, head, error);
     if (!rc)
+        rc = km__tables_open_all(store, error);
+    if (!rc)
         note_recovery(store);
     if (!rc)
         rc = km__log_start(store->log, error);
@@ -297,12 +300,14 @@ static km_status open_once(struct opening *opening, struct km_store **out_store,
     }
     if (!rc)
         rc = km__store_attach_files(store, opening->path, &marks_file, &marks, out_error);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     if (store->is_follower) {
         if (opening->flags & STORE_OPEN_BACKGROUND)
             await_writer();
         rc = km__load_marks(store, &marks, out_error);
-        if (rc) goto out;
+        if (rc)
+            goto out;
     }
     km__hash_secret_init(&store->secret, store->identity.hash_seed);
     log_options = log_options_of(store, opening->flags & STORE_OPEN_BACKGROUND);
@@ -311,7 +316,8 @@ static km_status open_once(struct opening *opening, struct km_store **out_store,
     log_options.number_min = opening->number_min;
     atomic_store_explicit(&store->clock_ms, marks.clock_ms, memory_order_relaxed); /* alone here */
     rc = open_log(store, &log_options, out_error);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     *out_store = store;
     store = NULL;
 out:
@@ -370,7 +376,8 @@ km_status km__store_open_memory_with(struct os *os, const km_options *options, i
     struct log_options log_options;
     km_status rc = create_store_object(os, options, &store, out_error);
 
-    if (rc) goto out;
+    if (rc)
+        goto out;
     rc = os->ops->random(os, store->identity.hash_seed, KM__HASH_SEED_SIZE);
     if (rc) {
         rc = km__fail(out_error, rc, NULL, 0, os->ops->last_error(os), "no random bytes");
@@ -380,7 +387,8 @@ km_status km__store_open_memory_with(struct os *os, const km_options *options, i
     km__hash_secret_init(&store->secret, store->identity.hash_seed);
     log_options = log_options_of(store, background);
     rc = open_log(store, &log_options, out_error);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     *out_store = store;
     store = NULL;
 out:

@@ -14,7 +14,7 @@
  *     that is put at a place which it has passed, and meet one that was put after it. Who has met
  *     the later key meets the earlier one when looking again.
  */
-#include "store/store_internal.h"
+#include "store/store_tables.h"
 
 #define SEARCH_GROUP SORTED_LEAF_ENTRIES
 
@@ -150,6 +150,34 @@ static km_status copy_found_record(const struct found *found, km_buffer *key, km
     return rc ? rc : km__copy_to_buffer(value, found->record.value, found->record.value_size);
 }
 
+/* The first key that way of a map that has tables: from `key` on, or (NULL) of all. */
+static km_status copy_by_cursor(km_map *map, int is_down, const km_bytes *key, km_buffer *out_key,
+                                km_buffer *value, uint64_t *out_version)
+{
+    km_cursor_options options = KM_CURSOR_OPTIONS_INIT;
+    km_key_info info = {0, 0, 0};
+    km_cursor *cursor = NULL;
+    km_bytes found_key, found_value;
+    km_status rc;
+
+    options.reverse = is_down;
+    rc = km_cursor_open(map, &options, &cursor);
+    if (!rc && key)
+        rc = km_cursor_seek(cursor, *key);
+    if (!rc)
+        rc = km_cursor_next(cursor, &found_key, &found_value);
+    if (!rc)
+        rc = km__copy_to_buffer(out_key, found_key.data, found_key.size);
+    if (!rc)
+        rc = km__copy_to_buffer(value, found_value.data, found_value.size);
+    if (!rc)
+        rc = km_cursor_info(cursor, &info);
+    if (!rc && out_version)
+        *out_version = info.version;
+    km_cursor_close(cursor);
+    return rc == KM_END ? unless_ordered_dropped(map, KM_NOT_FOUND) : rc;
+}
+
 static km_status copy_found(struct order_search *search, km_buffer *key, km_buffer *value)
 {
     struct found found;
@@ -163,13 +191,15 @@ static km_status copy_found(struct order_search *search, km_buffer *key, km_buff
     return unless_ordered_dropped(search->map, rc);
 }
 
-static km_status copy_end(const km_map *map, int is_down, km_buffer *key, km_buffer *value)
+static km_status copy_end(km_map *map, int is_down, km_buffer *key, km_buffer *value)
 {
     struct found found;
     km_status rc = check_ordered(map, map->order || map->tree);
 
     if (rc)
         return rc;
+    if (km__tables_of(map))
+        return copy_by_cursor(map, is_down, NULL, key, value, NULL);
     km__epoch_enter();
     rc = search_end(map, is_down, &found);
     if (!rc)
@@ -188,7 +218,7 @@ km_status km_last(km_map *map, km_buffer *key, km_buffer *value)
     return copy_end(map, 1, key, value);
 }
 
-static km_status copy_nearest(const km_map *map, int is_down, km_bytes key, km_buffer *out_key,
+static km_status copy_nearest(km_map *map, int is_down, km_bytes key, km_buffer *out_key,
                               km_buffer *value)
 {
     struct order_search search;
@@ -198,6 +228,8 @@ static km_status copy_nearest(const km_map *map, int is_down, km_bytes key, km_b
         rc = KM_E_INVALID;
     if (rc)
         return rc;
+    if (km__tables_of(map))
+        return copy_by_cursor(map, is_down, &key, out_key, value, NULL);
     begin_search(&search, map, is_down);
     search_at(&search, 0, key.data ? key : km_bytes_of("", 0));
     return copy_found(&search, out_key, value);
@@ -254,12 +286,13 @@ km_status km_index_of(km_map *map, km_bytes key, uint64_t *out_position)
 /* ---- pops -------------------------------------------------------------------------------- */
 
 /* A copy of the key at that end, and its version. */
-static km_status read_candidate(const km_map *map, int is_down, km_buffer *key,
-                                uint64_t *out_version)
+static km_status read_candidate(km_map *map, int is_down, km_buffer *key, uint64_t *out_version)
 {
     struct found found;
     km_status rc;
 
+    if (km__tables_of(map))
+        return copy_by_cursor(map, is_down, NULL, key, NULL, out_version);
     km__epoch_enter();
     rc = search_end(map, is_down, &found);
     if (!rc)

@@ -7,6 +7,7 @@
  * the tree, each other change lies wholly before or after.
  */
 #include "store/store_internal.h"
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 #define RANGE_GROUP 256u
@@ -97,6 +98,27 @@ static km_status check_sorted(const km_map *map)
 
 /* ---- counting ---------------------------------------------------------------------------- */
 
+/* Of a map that has tables: there is no way but to go through it. */
+static km_status count_by_cursor(km_map *map, const km_range *range, uint64_t *out_count)
+{
+    km_cursor_options options = KM_CURSOR_OPTIONS_INIT;
+    km_cursor *cursor = NULL;
+    uint64_t count = 0;
+    km_status rc;
+
+    if (range)
+        options.range = *range;
+    rc = km_cursor_open(map, &options, &cursor);
+    while (!rc) { /* ends with the keys */
+        rc = km_cursor_next(cursor, NULL, NULL);
+        count += rc == KM_OK;
+    }
+    km_cursor_close(cursor);
+    if (rc == KM_END)
+        *out_count = count;
+    return rc == KM_END ? KM_OK : rc;
+}
+
 km_status km_count_range(km_map *map, const km_range *range, uint64_t *out_count)
 {
     km_buffer memory = KM_BUFFER_INIT;
@@ -104,6 +126,8 @@ km_status km_count_range(km_map *map, const km_range *range, uint64_t *out_count
     uint64_t count = 0;
     km_status rc = check_sorted(map);
 
+    if (!rc && km__tables_of(map))
+        return count_by_cursor(map, range, out_count);
     if (!rc)
         rc = km__bounds_of_range(range, &memory, &bounds);
     if (!rc) {
@@ -284,6 +308,8 @@ static km_status check_range_write(const km_map *map, const km_write *write)
     km_bytes none = {NULL, 0};
     km_status rc = check_sorted(map);
 
+    if (!rc && km__tables_of(map))
+        rc = KM_E_UNSUPPORTED;
     if (!rc)
         rc = km__check_write(write, none, none);
     if (!rc && write && (write->previous || write->condition || write->ttl_ms))

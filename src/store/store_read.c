@@ -35,7 +35,9 @@ static km_status find_key(const km_map *map, km_bytes key, struct found *out)
     uint64_t hash = map->tree ? 0 : km__hash_key(&map->store->secret, key.data, key.size);
     km_status rc = km__find_in_map(map, hash, key, out);
 
-    if (!rc && km__is_expired(map->store, &out->record))
+    if (rc == KM_NOT_FOUND)
+        rc = km__find_below(map, key, out);
+    else if (!rc && km__is_expired(map->store, &out->record))
         rc = KM_NOT_FOUND;
     return unless_dropped(map, rc);
 }
@@ -128,10 +130,12 @@ static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t cou
 }
 
 /* What was found of a key, as the caller gets it. */
-static km_status tell_value(const km_map *map, km_status rc, const struct found *found,
+static km_status tell_value(const km_map *map, km_status rc, km_bytes key, struct found *found,
                             km_bytes *out_value)
 {
-    if (!rc && km__is_expired(map->store, &found->record))
+    if (rc == KM_NOT_FOUND)
+        rc = km__find_below(map, key, found);
+    else if (!rc && km__is_expired(map->store, &found->record))
         rc = KM_NOT_FOUND;
     rc = unless_dropped(map, rc);
     out_value->data = rc ? NULL : found->record.value;
@@ -181,7 +185,7 @@ static km_status get_group(const km_map *map, const km_bytes *keys, size_t count
     else
         find_group_by_hash(map, keys, count, found, statuses);
     for (size_t i = 0; i < count; i++) {
-        km_status rc = tell_value(map, statuses[i], &found[i], &out_values[i]);
+        km_status rc = tell_value(map, statuses[i], keys[i], &found[i], &out_values[i]);
 
         if (rc && rc != KM_NOT_FOUND)
             return rc;

@@ -18,6 +18,7 @@
  *     taking would come before the copy of what it replaced.
  */
 #include "store/store_internal.h"
+#include "store/store_tables.h"
 
 #define COMPACT_STEP_BYTES (UINT64_C(16) << 10)
 #define COMPACT_GROUP 32u
@@ -267,6 +268,8 @@ static int drop_expired(const struct move *move)
 
     if (KM_LIKELY(!(record->flags & RECORD_HAS_EXPIRY)) ||
         record->expiry > km__store_clock(move->map->store))
+        return 0;
+    if (record->expiry == RECORD_EXPIRY_HIDES && km__tables_of(move->map))
         return 0;
     rc = km__expire_key(move->map, key_of_move(move), record->version);
     return rc == KM_OK || rc == KM_NOT_FOUND || rc == KM_CONFLICT;

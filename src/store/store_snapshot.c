@@ -227,7 +227,9 @@ km_status km_snapshot_get(km_snapshot *snapshot, km_map *map, km_bytes key, km_b
     hash = km__hash_key(&store->secret, key.data, key.size);
     km__epoch_enter();
     rc = km__find_in_snapshot(snapshot, map, hash, key, &found);
-    if (!rc && km__is_expired(store, &found.record))
+    if (rc == KM_NOT_FOUND)
+        rc = km__find_below(map, key, &found);
+    else if (!rc && km__is_expired(store, &found.record))
         rc = KM_NOT_FOUND;
     if (!rc)
         rc = km__copy_to_buffer(value, found.record.value, found.record.value_size);

@@ -19,6 +19,7 @@
  *     the two is told as a delete once it is deleted in the later one: until then no record speaks
  *     of it.
  */
+#include "store/store_tables.h"
 #include "store/store_view.h"
 
 #define CHANGES_SET_MIN 256u
@@ -134,6 +135,8 @@ static km_status find_in_older(const struct difference *difference, const km_map
 {
     km_status rc = km__find_in_snapshot(difference->older, map, hash, key, out);
 
+    if (rc == KM_NOT_FOUND)
+        return km__find_below(map, key, out);
     if (rc || !(out->record.flags & RECORD_HAS_EXPIRY))
         return rc;
     return km__expiry_of(&out->record) <= difference->older->taken_ms ? KM_NOT_FOUND : KM_OK;
@@ -147,6 +150,19 @@ static km_status find_newer(const struct difference *difference, const km_map *m
     return !rc && km__is_expired(difference->store, &out->record) ? KM_NOT_FOUND : rc;
 }
 
+/* A table had the key in the earlier snapshot; all keys of a table have one version. The delete is
+ * told at the record that hides the key in the later one. */
+static km_status judge_hidden(const struct difference *difference, const km_map *map, uint64_t hash,
+                              km_bytes key, struct verdict *out)
+{
+    struct found found;
+    km_status rc = km__find_in_snapshot(difference->newer, map, hash, key, &found);
+
+    if (!rc && km__version_of(difference->store->view, found.ref, &found.record) == out->position)
+        out->kind = KM_CHANGE_DELETE;
+    return rc == KM_NOT_FOUND ? KM_OK : rc;
+}
+
 /* The later snapshot does not have the key: is that to be told? */
 static km_status judge_absent(struct difference *difference, const km_map *map, uint64_t hash,
                               km_bytes key, struct verdict *out)
@@ -157,6 +173,8 @@ static km_status judge_absent(struct difference *difference, const km_map *map, 
 
     if (rc)
         return rc == KM_NOT_FOUND ? KM_OK : rc;
+    if (!found.ref)
+        return judge_hidden(difference, map, hash, key, out);
     rc = add_version(store->allocator, &difference->told,
                      km__version_of(store->view, found.ref, &found.record));
     if (!rc)

@@ -152,7 +152,8 @@ static km_status save_memory(struct km_snapshot *snapshot, const char *path,
         rc = km__new_folder_look(&save.folder, path, SAVE_SUFFIX);
     if (!rc)
         rc = km__new_folder_clear(&save.folder);
-    if (rc) goto out;
+    if (rc)
+        goto out;
     km__new_folder_let_go(&save.folder);
     rc = write_store(&save);
     if (rc)

@@ -13,7 +13,7 @@
  *     locks keep it so, though the disk is waited for: a name that recovery finds counts, and so
  *     would a change that was refused.
  */
-#include "store/store_internal.h"
+#include "store/store_tables.h"
 
 #include <stdlib.h>
 
@@ -234,6 +234,16 @@ static uint64_t publish_all(struct unit *unit)
     return last;
 }
 
+/* Whether a map has got other tables since its keys were looked up below. */
+static int is_stale(const struct unit *unit)
+{
+    int stale = 0;
+
+    for (size_t i = 0; !stale && i < unit->count; i++)
+        stale = km__tables_is_stale(&unit->changes[i]);
+    return stale;
+}
+
 static km_status presume_ordinals(struct unit *unit)
 {
     km_status rc = KM_OK;
@@ -418,21 +428,40 @@ static km_status try_special(struct unit *unit, uint64_t *out_position)
     return rc;
 }
 
+/* Of changes whose keys were looked up below their maps. */
+static km_status commit_looked_up(struct unit *unit, uint64_t *out_position)
+{
+    struct km_store *store = unit->store;
+    km_status rc = order_changes(unit);
+
+    while (!rc) { /* ends when there is room, or none to be had */
+        if (!km__log_is_large(store->log, unit->log_size))
+            rc = try_unit(unit, out_position);
+        else
+            rc = km__epoch_ongoing() ? KM_WOULD_BLOCK : try_special(unit, out_position);
+        if (rc != KM_WOULD_BLOCK || km__epoch_ongoing() || is_stale(unit))
+            break;
+        rc = km__wait_room(store, unit->log_size, unit->class);
+    }
+    km__release(store->allocator, unit->order, unit->count * sizeof(*unit->order));
+    return rc;
+}
+
 km_status km__commit_unit(struct km_store *store, struct change *changes, size_t count,
                           km_buffer *previous, uint64_t *out_position)
 {
-    struct unit unit = {.store = store, .changes = changes, .count = count, .previous = previous};
-    km_status rc = order_changes(&unit);
+    km_status rc;
 
-    while (!rc) { /* ends when there is room, or none to be had */
-        if (!km__log_is_large(store->log, unit.log_size))
-            rc = try_unit(&unit, out_position);
-        else
-            rc = km__epoch_ongoing() ? KM_WOULD_BLOCK : try_special(&unit, out_position);
+    for (;;) { /* ends: each time tables were attached, or detached, meanwhile */
+        struct unit unit = {
+            .store = store, .changes = changes, .count = count, .previous = previous};
+
+        rc = KM_OK;
+        for (size_t i = 0; !rc && i < count; i++)
+            rc = km__tables_look(&changes[i]);
+        if (!rc)
+            rc = commit_looked_up(&unit, out_position);
         if (rc != KM_WOULD_BLOCK || km__epoch_ongoing())
-            break;
-        rc = km__wait_room(store, unit.log_size, unit.class);
+            return rc;
     }
-    km__release(store->allocator, unit.order, count * sizeof(*unit.order));
-    return rc;
 }

@@ -10,7 +10,8 @@
  * records of a KM_INSERTION map in another order than that of their ordinals: where that was met,
  * the log is gone through a second time for the ordinals, and the keys are put anew in their order.
  */
-#include "store/store_internal.h"
+#include "store/store_cursor_internal.h"
+#include "store/store_tables.h"
 
 #include <stdio.h>
 
@@ -26,6 +27,8 @@ struct check {
     struct identity identity;
     int has_identity;
     km_check_result result;
+    km_status table_status; /* of the sealed tables under maps */
+    km_error table_finding;
 
     /* salvage */
     km_store *store;
@@ -156,6 +159,15 @@ static km_status ignore_record(void *context, const struct record *record, const
     return KM_OK;
 }
 
+/* What is wrong with a table under a map; the last finding is the error. */
+static void note_table_damage(void *context, const km_error *finding)
+{
+    struct check *check = context;
+
+    check->table_finding = *finding;
+    tell(check, finding);
+}
+
 static km_status open_to_verify(struct check *check, const char *path, km_error *error)
 {
     km_options options = KM_OPTIONS_INIT;
@@ -171,6 +183,7 @@ static km_status open_to_verify(struct check *check, const char *path, km_error 
     check->result.segment_count = stats.segment_count;
     check->result.record_count = stats.recovered_records;
     check->result.torn_bytes = stats.torn_bytes;
+    check->table_status = km__tables_verify(store, note_table_damage, check);
     km__ignore(km_close(store, NULL), "nothing was written");
     return rc;
 }
@@ -189,6 +202,12 @@ km_status km__store_verify_with(struct os *os, const char *path, km_finding_fn f
                        "the damage itself is the answer");
         close_damaged(&check);
     }
+    if (!rc && check.table_status)
+        rc = check.table_finding.status
+                 ? km__fail(&error, check.table_status, check.table_finding.file,
+                            check.table_finding.offset, check.table_finding.os_error, "%s",
+                            check.table_finding.message)
+                 : km__fail(&error, check.table_status, NULL, 0, 0, "a table cannot be verified");
     if (out_error && rc)
         *out_error = error;
     if (out_result && (!rc || rc == KM_E_CORRUPT))
@@ -284,6 +303,41 @@ static km_status make_up_map(struct check *check, const struct record *record, k
     return KM_OK;
 }
 
+struct adoption {
+    struct check *check;
+    uint16_t id; /* in the old store */
+    km_map *map;
+};
+
+/* A table that is damaged, or cannot be had, is left: its keys are lost, and told of. */
+static km_status adopt_table(void *context, const char *name)
+{
+    struct adoption *adoption = context;
+    km_error error = {0};
+    uint16_t id;
+    km_status rc;
+
+    if (!km__table_name_parse(name, &id) || id != adoption->id)
+        return KM_OK;
+    rc = km__tables_adopt(adoption->map, adoption->check->dir, name, &error);
+    if (!rc || rc == KM_E_FULL || rc == KM_E_IO || rc == KM_E_NO_MEMORY)
+        return rc;
+    snprintf(error.file, sizeof(error.file), "%s", name);
+    tell(adoption->check, &error);
+    return KM_OK;
+}
+
+/* A map was made: it gets its tables before any record, so that deletes hide what they have. The
+ * names sort as the tables are stacked, and folders list them in any order: one after the other. */
+static km_status adopt_tables(struct check *check, uint16_t id, km_map *map)
+{
+    struct adoption adoption = {check, id, map};
+
+    if (map->order || km__tables_of(map))
+        return KM_OK;
+    return km__tables_list(check->os, check->dir, id, adopt_table, &adoption);
+}
+
 /* The map of a record that needs one. */
 static km_status map_of(struct check *check, const struct record *record, km_map **out_map)
 {
@@ -296,6 +350,8 @@ static km_status map_of(struct check *check, const struct record *record, km_map
                                    (km_map_kind)entry.kind, &map->map);
     else if (!map->map)
         rc = make_up_map(check, record, &map->map);
+    if (!rc && !map->is_settled)
+        rc = adopt_tables(check, record->map, map->map);
     map->is_settled = 1;
     *out_map = map->map;
     return rc;
@@ -306,10 +362,14 @@ static km_status create_salvaged(struct check *check, const struct record *recor
 {
     km_map_kind kind = value[0] >= KM_HASH && value[0] <= KM_SORTED ? (km_map_kind)value[0]
                                                                     : guess_kind(record);
+    struct salvaged_map *map = &check->maps[record->map];
+    km_status rc = km_map_open_or_create(check->store, km_bytes_of(value + 1, record->key_size),
+                                         kind, &map->map);
 
-    check->maps[record->map].is_settled = 1;
-    return km_map_open_or_create(check->store, km_bytes_of(value + 1, record->key_size), kind,
-                                 &check->maps[record->map].map);
+    if (!rc && !map->is_settled)
+        rc = adopt_tables(check, record->map, map->map);
+    map->is_settled = 1;
+    return rc;
 }
 
 /* After all records: the maps of MAPS that have none. */
@@ -327,6 +387,8 @@ static km_status create_empty_maps(struct check *check)
         if (!rc && !entry.dropped && !check->maps[entry.id].is_settled)
             rc = km_map_open_or_create(check->store, km_bytes_of(entry.name, entry.name_size),
                                        (km_map_kind)entry.kind, &map);
+        if (!rc && !entry.dropped && !check->maps[entry.id].is_settled)
+            rc = adopt_tables(check, entry.id, map);
     }
     return rc;
 }
@@ -363,6 +425,42 @@ static void note_order(struct check *check, const struct record *record, km_byte
         map->next_ordinal = record->ordinal + 1;
 }
 
+/* A record that deletes speaks of the map's own key: for what a table had, one that hides it was
+ * written. */
+static km_status delete_own(km_map *map, km_bytes key)
+{
+    km_bytes none = {NULL, 0};
+    struct change change;
+
+    km__change_init(&change, map, RECORD_DELETE, key, none);
+    change.is_own = 1;
+    return absent_is_fine(km__change_key(&change, NULL));
+}
+
+static km_status delete_own_range(km_map *map, const km_range *range)
+{
+    km_cursor_options options = KM_CURSOR_OPTIONS_INIT;
+    km_cursor *cursor = NULL;
+    km_bytes key, value;
+    km_status rc;
+
+    if (range)
+        options.range = *range;
+    rc = km__cursor_open_own(map, &options, &cursor);
+    while (!rc) { /* ends with the keys */
+        rc = km__cursor_step(cursor, CURSOR_UP, &key, &value);
+        if (!rc || rc == CURSOR_HIDDEN)
+            rc = delete_own(map, key);
+    }
+    km_cursor_close(cursor);
+    return rc == KM_END ? KM_OK : rc;
+}
+
+static km_status clear_salvaged(km_map *map)
+{
+    return km__tables_of(map) ? delete_own_range(map, NULL) : km_map_clear(map);
+}
+
 static km_status delete_salvaged_range(km_map *map, const struct record *record,
                                        const uint8_t *value)
 {
@@ -371,6 +469,8 @@ static km_status delete_salvaged_range(km_map *map, const struct record *record,
 
     if (value[0] == RECORD_RANGE_HAS_END)
         range.to = km_bytes_of(value + 1, record->value_size - 1);
+    if (km__tables_of(map))
+        return map->tree ? delete_own_range(map, &range) : KM_OK;
     rc = km_del_range(map, &range, NULL, NULL);
     return rc == KM_E_UNSUPPORTED ? KM_OK : rc; /* FORMAT.md, B8: void */
 }
@@ -410,9 +510,9 @@ static km_status copy_record(void *context, const struct record *record, const u
     case RECORD_PUT:
         note_order(check, record, key);
         return put_until(map, key, km_bytes_of(value, record->value_size), record->expiry);
-    case RECORD_DELETE: return absent_is_fine(km_del(map, key, NULL));
+    case RECORD_DELETE: return delete_own(map, key);
     case RECORD_RANGE_DELETED: return delete_salvaged_range(map, record, value);
-    default: return km_map_clear(map);
+    default: return clear_salvaged(map);
     }
 }
 

@@ -303,15 +303,18 @@ static km_status copy_name(struct km_watch *watch, const struct log_item *item, 
 }
 
 /* The kinds of changes are numbered as those of records, but for one. */
-static km_change_kind kind_of_change(uint8_t record_kind)
+static km_change_kind kind_of_change(const struct record *record)
 {
     _Static_assert((int)KM_CHANGE_PUT == RECORD_PUT && (int)KM_CHANGE_DELETE == RECORD_DELETE &&
                        (int)KM_CHANGE_MAP_CREATED == RECORD_MAP_CREATED &&
                        (int)KM_CHANGE_MAP_DROPPED == RECORD_MAP_DROPPED &&
                        (int)KM_CHANGE_MAP_CLEARED == RECORD_MAP_CLEARED,
                    "kinds of changes and of records");
-    return record_kind == RECORD_RANGE_DELETED ? KM_CHANGE_RANGE_DELETED
-                                               : (km_change_kind)record_kind;
+    if (record->kind == RECORD_PUT && record->flags & RECORD_HAS_EXPIRY &&
+        record->expiry == RECORD_EXPIRY_HIDES)
+        return KM_CHANGE_DELETE; /* of what a table under the map has */
+    return record->kind == RECORD_RANGE_DELETED ? KM_CHANGE_RANGE_DELETED
+                                                : (km_change_kind)record->kind;
 }
 
 /* The first key of a range, and the first behind it if there is an end. */
@@ -330,12 +333,12 @@ static km_status copy_range(struct km_watch *watch, const struct log_item *item,
 static km_status copy_change(struct km_watch *watch, const struct log_item *item, km_change *out)
 {
     const struct record *record = &item->record;
-    km_change change = {.kind = kind_of_change(record->kind), .position = item->position};
+    km_change change = {.kind = kind_of_change(record), .position = item->position};
     km_status rc = copy_name(watch, item, &change.map);
 
     if (!rc && (record->kind == RECORD_PUT || record->kind == RECORD_DELETE))
         rc = copy_watched(&watch->key, item_key(item), record->key_size, &change.key);
-    if (!rc && record->kind == RECORD_PUT)
+    if (!rc && change.kind == KM_CHANGE_PUT)
         rc = copy_watched(&watch->value, item_value(item), record->value_size, &change.value);
     if (!rc && record->kind == RECORD_RANGE_DELETED)
         rc = copy_range(watch, item, &change);
