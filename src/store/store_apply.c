@@ -353,13 +353,13 @@ static km_status restore_put(const struct logged *logged, const struct log_recor
 }
 
 /* Whether the record itself need not be looked at: a put of a hash that is new to a map of hashes
- * alone. */
+ * alone, with nothing below. */
 static int is_plainly_new(const struct logged *logged)
 {
     struct hash_probe probe;
 
     return logged->kind == RECORD_PUT && !logged->map->tree && !logged->map->order &&
-           !km__hash_first(logged->map->index, logged->hash, &probe);
+           !km__tables_of(logged->map) && !km__hash_first(logged->map->index, logged->hash, &probe);
 }
 
 km_status km__apply_record(const struct logged *logged)
