@@ -49,8 +49,8 @@ urcu_libs := $(or $(strip $(shell pkg-config --libs liburcu-bp 2>/dev/null)),\
 # Both are optional: without liburing threads do what it does, without zstd sealed tables are not
 # compressed. `make WITHOUT="liburing libzstd"` leaves them out.
 WITHOUT ?=
-optional_packages := $(foreach p,liburing libzstd,$(if $(filter $(p),$(WITHOUT)),,\
-	$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p))))
+optional_packages := $(strip $(foreach p,liburing libzstd,$(if $(filter $(p),$(WITHOUT)),,\
+	$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p)))))
 optional_cflags := $(if $(filter liburing,$(optional_packages)),-DKM_WITH_LIBURING) \
 	$(if $(filter libzstd,$(optional_packages)),-DKM_WITH_ZSTD) \
 	$(if $(optional_packages),$(shell pkg-config --cflags $(optional_packages)))
@@ -351,8 +351,9 @@ help:
 	@echo 'make lint          the rules of the style guide that a script can check'
 	@echo 'make format        lay the C files out as .clang-format says'
 	@echo 'make bench         measure beside peers; bench/README.md tells more of these:'
-	@echo '                   bench-order, bench-snapshot, bench-turnover, bench-reopen, bench-memory'
-	@echo 'make bench-quick   orders and snapshots, small: seconds, to see that they work'
+	@echo '                   bench-order, bench-snapshot, bench-sealed, bench-turnover, bench-reopen,'
+	@echo '                   bench-memory, bench-sealed-memory'
+	@echo 'make bench-quick   orders, snapshots and sealed tables, small: seconds, to see that they work'
 	@echo 'make src/all.c     list all sources anew in the one-file build'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make clean         remove build/'

@@ -10,6 +10,7 @@
  *   memory.c     a program: memory while compacting, imaging, backing up
  *   order.c      a program: maps with an order; order_work.c has the rounds
  *   snapshot.c   a program: snapshots beside writers
+ *   sealed.c     a program: sealed tables; sealed.h has its parts
  *   program.c    what the programs have in common: options, the run's folder
  *   machine.c    the header of a report; clock calibration; waiting for background work
  *   folder.c     folders: free space, sizes, removal

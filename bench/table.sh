@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# table.sh -- lay out the tables of turnover, reopen, memory, order and snapshot.
+# table.sh -- lay out the tables of turnover, reopen, memory, order, snapshot and sealed.
 #
 # usage: table.sh RESULTS.tsv
 #

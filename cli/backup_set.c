@@ -102,7 +102,8 @@ static int is_backup_file(const char *name, int in_log)
         if (strcmp(name, names[i]) == 0)
             return 1;
     }
-    return looks_like(name, "tail-00.ring");
+    return looks_like(name, "tail-00.ring") ||
+           looks_like(name, "table-00000-00000-xxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx");
 }
 
 /* The next name in a folder but `.` and `..`; NULL at the end, or with errno set. */

@@ -42,7 +42,7 @@ struct settings {
     enum value_format value_format;
     int escaped;
     const char *input_path;
-    const struct format *format; /* --from of load, --to of dump */
+    const struct format *format; /* --from of load and seal, --to of dump */
     uint64_t batch_count;
     int ack;
     int all;
@@ -72,6 +72,15 @@ struct settings {
     int last;
     int in_place;
     const char *since_path;
+    km_sealed_keys number_keys; /* --keys of seal; KM_SEALED_BYTES where it was not given */
+    int keys_given;
+    int numbered; /* --number */
+    uint64_t memory_size;
+    uint32_t block_size;
+    int compress;
+    int compress_level; /* 0: the default */
+    int replace;
+    int progress;
     int quiet;
     int help;
 };
@@ -79,13 +88,14 @@ struct settings {
 /* One entry of the table of verbs (main.c). */
 struct verb {
     const char *name;
-    const char *arguments; /* as the help shows them; the first is the store's folder */
+    const char *arguments; /* as the help shows them; the first is what the verb works on */
     int argument_min;
     int argument_max;
     unsigned options;    /* bits of enum option_set */
     const char *summary; /* one line */
     const char *details; /* for `keepmap VERB --help` */
     int (*run)(struct cli *cli);
+    int (*run_on_table)(struct cli *cli); /* where that is a sealed table; NULL: it must not be */
 };
 
 enum { NUMBER_TEXT_MAX = 24 }; /* of a 64-bit number in decimal, with a sign */
@@ -112,7 +122,7 @@ enum option_set {
     OPTION_VALUE_FORMAT = 1 << 3,  /* raw, json, hex */
     OPTION_RECORD_FORMAT = 1 << 4, /* tsv, json */
     OPTION_ESCAPED = 1 << 5,
-    OPTION_LOAD = 1 << 6,
+    OPTION_LOAD = 1 << 6, /* batch, ack */
     OPTION_DUMP = 1 << 7,
     OPTION_BENCH = 1 << 8,
     OPTION_QUIET = 1 << 9,
@@ -134,7 +144,9 @@ enum option_set {
     OPTION_IN_PLACE = 1 << 25,
     OPTION_SINCE = 1 << 26,
     OPTION_NEGATIVE = 1 << 27, /* no option: an argument may be a negative number */
-    OPTION_HELP = 1 << 28      /* every verb has it */
+    OPTION_HELP = 1 << 28,     /* every verb has it */
+    OPTION_INPUT = 1 << 29,    /* a file of records, and what form they have */
+    OPTION_SEAL = 1 << 30
 };
 
 /*
@@ -203,6 +215,9 @@ const char *cli_kind_name(km_map_kind kind);
 
 /* Say what the map of settings.map cannot do, being of its kind; returns the exit code of that. */
 int cli_kind_lacks(struct cli *cli, const char *what);
+
+/* What a user can do about a status that comes without a message of its own. */
+const char *cli_advice(km_status status);
 
 /* An argument as bytes, unescaped (in place, once) if --escaped was given. */
 int cli_argument(struct cli *cli, int index, km_bytes *out_bytes);
@@ -292,7 +307,14 @@ struct input {
     int ended;
 };
 
-enum input_result { INPUT_LINE, INPUT_END, INPUT_TOO_LONG, INPUT_NO_MEMORY, INPUT_FAILED };
+enum input_result {
+    INPUT_LINE,
+    INPUT_END,
+    INPUT_TOO_LONG,
+    INPUT_NO_MEMORY,
+    INPUT_STOPPED, /* a signal asked the tool to end */
+    INPUT_FAILED
+};
 
 /* Begin to read a file, or stdin for NULL. */
 int cli_input_open(struct input *input, const char *path);
@@ -319,6 +341,7 @@ struct reader {
     struct input *input;
     const struct format *format;
     int escaped;      /* tsv: fields have escapes */
+    int values_only;  /* records have no keys */
     km_bytes map;     /* where the input names one; data is NULL where not */
     km_map_kind kind; /* of that map, with READER_MAP; KM_KIND_DEFAULT where not told */
     km_bytes key;
@@ -333,7 +356,7 @@ enum reader_result {
     READER_MAP,    /* a map was named or begun, without a record so far */
     READER_END,
     READER_BAD,   /* problem says what is wrong with line input->line */
-    READER_FAILED /* the input could not be read; printed */
+    READER_FAILED /* the input could not be read, or a signal came; printed */
 };
 
 /* A record to be written. */
@@ -365,6 +388,9 @@ const struct format *cli_format_find(const char *name);
 /* Guess the format by the first line; changes nothing in the input but its buffer. */
 const struct format *cli_format_guess(struct input *input);
 
+/* Begin to read records as --from and --escaped say, or in the form that the first line has. */
+void cli_reader_init(struct reader *reader, const struct cli *cli, struct input *input);
+
 /* Read a line for a reader; READER_RECORD stands for success. */
 enum reader_result cli_reader_line(struct reader *reader, unsigned char **out_line,
                                    size_t *out_size);
@@ -392,10 +418,14 @@ struct progress {
     const char *label;
     uint64_t begin_ns;
     uint64_t drawn_ns; /* when the bar was drawn last; 0: never */
-    int enabled;       /* stderr is a terminal, and not --quiet */
+    int enabled;       /* stderr is a terminal, and not --quiet; or --progress */
+    int at_once;       /* --progress: also for work of less than a second */
+    int in_lines;      /* --progress, and stderr is no terminal: a line each time */
 };
 
 void cli_progress_begin(const struct cli *cli, struct progress *progress, const char *label);
+
+/* Draw the bar if it is time for that; a total_size of 0 is not known. */
 void cli_progress_update(struct progress *progress, uint64_t done_size, uint64_t total_size);
 
 /* Remove the bar, so that a message can follow. */
@@ -477,6 +507,47 @@ void cli_backup_set_name(int64_t seconds, unsigned attempt, char out_name[BACKUP
  */
 int cli_backup_set_prune(struct cli *cli, struct backup_set *set, uint64_t keep_count);
 
+/* ---- table.c: sealed tables ------------------------------------------------------------------ */
+
+enum { NUMBER_KEY_MAX = 8 }; /* bytes of a key that is a number */
+
+/* An open sealed table. */
+struct table {
+    struct cli *cli;
+    const char *path;
+    km_sealed *sealed;
+    km_sealed_info info;
+    char shown[NUMBER_TEXT_MAX]; /* the number that cli_table_key() returned last */
+};
+
+/* Whether a path, or what a symbolic link there leads to, is a file; and one that begins as sealed
+ * tables do. */
+int cli_is_file(const char *path);
+int cli_is_table(const char *path);
+
+/* Open the table at `path`; the first function leaves failures to be told. */
+km_status cli_table_try_open(struct table *table, struct cli *cli, const char *path,
+                             km_error *out_error);
+int cli_table_open(struct table *table, struct cli *cli, const char *path);
+void cli_table_close(struct table *table);
+
+/* Print what an error of a call on a table says; returns the exit code of its status. */
+int cli_table_fail(const char *path, km_status status, const km_error *error);
+
+/* Whether the keys are numbers. */
+int cli_table_has_numbers(const struct table *table);
+
+/* A key as it is shown: a number in decimal. It lives until the next call. */
+km_bytes cli_table_key(struct table *table, km_bytes key);
+
+/* The name of a kind of keys, bytes or u8 to u64; and the largest number of a kind. */
+const char *cli_keys_name(km_sealed_keys keys);
+uint64_t cli_keys_max(km_sealed_keys keys);
+
+/* Read a decimal number that is all of the bytes; one over 64 bits becomes UINT64_MAX, and
+ * *out_is_over is set. Returns 0, or -1 if it is malformed. */
+int cli_read_number(km_bytes text, uint64_t *out_number, int *out_is_over);
+
 /* ---- the verbs --------------------------------------------------------------------------------
  */
 
@@ -507,6 +578,43 @@ int cli_run_watch(struct cli *cli);
 int cli_run_follow(struct cli *cli);
 int cli_run_top(struct cli *cli);
 int cli_run_bench(struct cli *cli);
+int cli_run_seal(struct cli *cli);
+int cli_run_unseal(struct cli *cli);
+int cli_run_attach(struct cli *cli);
+int cli_run_detach(struct cli *cli);
+
+/* verbs_table.c: verbs on a sealed table. */
+int cli_get_in_table(struct cli *cli);
+int cli_count_table(struct cli *cli);
+int cli_scan_table(struct cli *cli);
+int cli_dump_table(struct cli *cli);
+int cli_stat_table(struct cli *cli);
+int cli_verify_table(struct cli *cli);
+
+/* verbs_record.c: a value as --format asks for it. */
+void cli_print_value(struct cli *cli, const struct record *record);
+
+/* seal_input.c: records of stdin or a file as a sealed table. */
+int cli_seal_input(struct cli *cli);
+
+/* A sealed table that is being written. */
+struct sealing {
+    struct cli *cli;
+    const char *path;
+    struct progress progress;
+    const struct input *input; /* NULL: records come from a store */
+    uint64_t begin_ns;
+    int is_merging;
+};
+
+/* verbs_seal.c: begin a table with the options of the command line, tell of a failure, report. */
+int cli_sealing_begin(struct sealing *sealing, struct cli *cli,
+                      km_sealed_build_options *out_options);
+int cli_sealing_failed(struct sealing *sealing, km_status status, const km_error *error);
+int cli_sealing_done(struct sealing *sealing);
+
+/* verbs_attach.c: the tables under the maps of a store, as a part of its statistics. */
+int cli_print_attached(struct cli *cli, km_store *store);
 
 /* verbs_scan.c: `del` of a range; and whether --prefix, --from or --to was given. */
 int cli_delete_range(struct cli *cli);
@@ -515,5 +623,9 @@ int cli_has_range(const struct cli *cli);
 /* verbs_store.c: an open store's statistics; and the same printed, in lines or as JSON. */
 int cli_get_stats(km_store *store, km_stats *out_stats);
 void cli_print_stats(struct cli *cli, const km_stats *stats);
+
+/* verbs_store.c: a line `name: number`, or a member; the first of an object opens it. */
+void cli_print_figure(struct cli *cli, int is_first, const char *name, uint64_t number);
+void cli_end_figures(struct cli *cli);
 
 #endif /* KEEPMAP_CLI_H */

@@ -20,7 +20,7 @@ const struct format *cli_format_find(const char *name)
         if (strcmp(formats[i]->name, name) == 0)
             return formats[i];
     }
-    return NULL;
+    return strcmp(name, "jsonl") == 0 ? &cli_format_json : NULL;
 }
 
 const struct format *cli_format_guess(struct input *input)
@@ -35,6 +35,23 @@ const struct format *cli_format_guess(struct input *input)
     if (size >= 1 && line[0] == '{' && memchr(line, '\t', size) == NULL)
         return &cli_format_json;
     return &cli_format_tsv;
+}
+
+void cli_reader_init(struct reader *reader, const struct cli *cli, struct input *input)
+{
+    const struct format *format = cli->settings.format;
+
+    memset(reader, 0, sizeof(*reader));
+    input->line_max = cli_format_json.growth * KM_VALUE_SIZE_MAX; /* the longest of any */
+    if (format == NULL)
+        format = cli_format_guess(input);
+    reader->format = format;
+    reader->input = input;
+    reader->escaped = cli->settings.escaped;
+    reader->values_only = cli->settings.numbered;
+    input->line_max = format->growth *
+                          ((uint64_t)KM_VALUE_SIZE_MAX + KM_KEY_SIZE_MAX + KM_MAP_NAME_SIZE_MAX) +
+                      1024;
 }
 
 enum reader_result cli_reader_bad(struct reader *reader, const char *format, ...)
@@ -55,6 +72,7 @@ enum reader_result cli_reader_line(struct reader *reader, unsigned char **out_li
     case INPUT_END: return READER_END;
     case INPUT_TOO_LONG: return cli_reader_bad(reader, "the line is longer than any record can be");
     case INPUT_NO_MEMORY: return cli_reader_bad(reader, "not enough memory for so long a line");
+    case INPUT_STOPPED: cli_message("stopped by a signal"); return READER_FAILED;
     case INPUT_FAILED: break;
     }
     cli_message("cannot read %s: %s", reader->input->name, strerror(errno));

@@ -260,7 +260,9 @@ static const char *check_members(const struct reader *reader)
         return "a kind stands on a line without a record";
     if (reader->kind)
         return NULL;
-    if (reader->key.data == NULL)
+    if (reader->values_only && reader->key.data)
+        return "a key, where --number gives the keys: leave one of them out";
+    if (reader->key.data == NULL && !reader->values_only)
         return "the key is missing (k or k64)";
     if (reader->value.data == NULL)
         return "the value is missing (v or v64)";

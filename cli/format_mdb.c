@@ -11,6 +11,9 @@
  *      76616c7565
  *     DATA=END             the next header may follow
  *
+ * Where records have no keys (keys=0, as Berkeley DB dumps numbered records) there is a line for
+ * each value only; a reader has to expect that.
+ *
  * Several values of one key do not fit a map: a header that announces them is refused, rather than
  * all values but the last being lost.
  */
@@ -23,6 +26,7 @@
 struct mdb_state {
     int in_data;  /* behind HEADER=END */
     int is_print; /* format=print */
+    int no_keys;  /* keys=0 */
     char name[KM_MAP_NAME_SIZE_MAX];
     unsigned char key[KM_KEY_SIZE_MAX]; /* while its value's line is read */
 };
@@ -49,6 +53,7 @@ static enum reader_result begin_header(struct reader *reader, km_bytes line)
         return cli_reader_bad(reader, "not enough memory");
     reader->mdb->in_data = 0;
     reader->mdb->is_print = 0;
+    reader->mdb->no_keys = 0;
     reader->map = km_bytes_of(NULL, 0);
     reader->kind = KM_KIND_DEFAULT;
     reader->expires_ms = 0;
@@ -72,7 +77,7 @@ static enum reader_result read_database_name(struct reader *reader, km_bytes lin
 }
 
 /* Why a header line cannot be accepted, or NULL. Sizes and flags that do not matter here pass. */
-static const char *refusal(km_bytes line)
+static const char *refusal(const struct reader *reader, km_bytes line)
 {
     static const char *const several[] = {"duplicates=1", "dupsort=1", "dupfixed=1", "integerdup=1",
                                           "reversedup=1"};
@@ -82,10 +87,9 @@ static const char *refusal(km_bytes line)
         if (line_is(line, several[i]))
             return "a database with several values for a key: a map holds one";
     }
-    if (line_begins(line, "type=") && !line_is(line, "type=btree") && !line_is(line, "type=hash"))
+    if (line_begins(line, "type=") && !line_is(line, "type=btree") && !line_is(line, "type=hash") &&
+        !(line_is(line, "type=recno") && reader->values_only))
         return "only type=btree and type=hash hold keys and values";
-    if (line_is(line, "keys=0"))
-        return "a dump without keys";
     if (line.size == 0 || memchr(line.data, '=', line.size) == NULL)
         return "a header line is NAME=VALUE, and the last one HEADER=END";
     return NULL;
@@ -103,10 +107,12 @@ static enum reader_result read_kind(struct reader *reader, km_bytes line)
 
 static enum reader_result read_header_line(struct reader *reader, km_bytes line)
 {
-    const char *problem = refusal(line);
+    const char *problem = refusal(reader, line);
 
     if (problem)
         return cli_reader_bad(reader, "%s", problem);
+    if (line_is(line, "keys=0"))
+        reader->mdb->no_keys = 1;
     if (line_begins(line, "database="))
         return read_database_name(reader, line);
     if (line_begins(line, "kind="))
@@ -117,6 +123,17 @@ static enum reader_result read_header_line(struct reader *reader, km_bytes line)
     if (!reader->mdb->is_print && !line_is(line, "format=bytevalue"))
         return cli_reader_bad(reader, "format= is bytevalue or print");
     return READER_RECORD;
+}
+
+/* See that records have keys where they are expected, and only there. */
+static enum reader_result end_header(struct reader *reader)
+{
+    if (reader->mdb->no_keys && !reader->values_only)
+        return cli_reader_bad(reader, "a dump without keys: `keepmap seal --number` reads it");
+    if (!reader->mdb->no_keys && reader->values_only)
+        return cli_reader_bad(reader, "a dump with keys, where --number gives the keys");
+    reader->mdb->in_data = 1;
+    return READER_MAP;
 }
 
 /* Read a whole header, or the end of the stream. */
@@ -134,10 +151,8 @@ static enum reader_result read_header(struct reader *reader)
             return cli_reader_bad(reader, "the input ends inside a header");
         if (result != READER_RECORD)
             return result;
-        if (line_is(km_bytes_of(line, size), "HEADER=END")) {
-            reader->mdb->in_data = 1;
-            return READER_MAP;
-        }
+        if (line_is(km_bytes_of(line, size), "HEADER=END"))
+            return end_header(reader);
         result = read_header_line(reader, km_bytes_of(line, size));
     }
     return result;
@@ -209,20 +224,11 @@ static enum reader_result read_data_line(struct reader *reader, km_bytes *out_by
     return READER_RECORD;
 }
 
-static enum reader_result read_mdb(struct reader *reader)
+/* Read what follows a key's line: its value. */
+static enum reader_result read_value(struct reader *reader, km_bytes key)
 {
-    km_bytes key;
     enum reader_result result;
 
-    if (reader->mdb == NULL || !reader->mdb->in_data)
-        return read_header(reader);
-    result = read_data_line(reader, &key);
-    if (result == READER_END) {
-        reader->mdb->in_data = 0;
-        return read_header(reader);
-    }
-    if (result != READER_RECORD)
-        return result;
     reader->key = key;
     reader->value = km_bytes_of(NULL, 0);
     result = cli_reader_check(reader);
@@ -235,6 +241,27 @@ static enum reader_result read_mdb(struct reader *reader)
         return cli_reader_bad(reader, "a key without a value");
     if (result != READER_RECORD)
         return result;
+    return cli_reader_check(reader);
+}
+
+static enum reader_result read_mdb(struct reader *reader)
+{
+    km_bytes first;
+    enum reader_result result;
+
+    if (reader->mdb == NULL || !reader->mdb->in_data)
+        return read_header(reader);
+    result = read_data_line(reader, &first);
+    if (result == READER_END) {
+        reader->mdb->in_data = 0;
+        return read_header(reader);
+    }
+    if (result != READER_RECORD)
+        return result;
+    if (!reader->values_only)
+        return read_value(reader, first);
+    reader->key = km_bytes_of(NULL, 0);
+    reader->value = first;
     return cli_reader_check(reader);
 }
 

@@ -3,7 +3,8 @@
  * format_tsv.c -- a line for each record: key, TAB, value.
  *
  * Written text is always escaped. Read text is taken as it stands, every byte after the first TAB
- * being the value, unless the reader is told that it is escaped.
+ * being the value, unless the reader is told that it is escaped. Where records have no keys, all of
+ * the line is the value.
  */
 #include "cli.h"
 
@@ -30,12 +31,13 @@ static enum reader_result read_tsv(struct reader *reader)
 
     if (result != READER_RECORD)
         return result;
-    if (size)
+    if (size && !reader->values_only)
         tab = memchr(line, '\t', size);
-    if (tab == NULL)
+    if (tab == NULL && !reader->values_only)
         return cli_reader_bad(reader, "no TAB between key and value");
-    reader->key = km_bytes_of(line, (size_t)(tab - line));
-    reader->value = km_bytes_of(tab + 1, size - reader->key.size - 1);
+    reader->key = km_bytes_of(line, tab ? (size_t)(tab - line) : 0);
+    reader->value = tab ? km_bytes_of(tab + 1, size - reader->key.size - 1)
+                        : km_bytes_of(line, size);
     result = read_field(reader, "key", &reader->key);
     if (result == READER_RECORD)
         result = read_field(reader, "value", &reader->value);

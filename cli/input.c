@@ -6,17 +6,22 @@
  *     moves to the front of the buffer before the buffer is filled again, and a buffer that one
  *     line fills doubles.
  * I2. A read asks for what there is: a line from a slow pipe is returned as soon as it is whole.
+ * I3. A wait for a slow pipe ends soon after a signal, where signals are caught.
  */
 #include "cli.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { INPUT_BUFFER_SIZE = 256 * 1024 };
+enum {
+    INPUT_BUFFER_SIZE = 256 * 1024,
+    WAIT_PIECE_MS = 50 /* another thread may get the signal (signal.c) */
+};
 
 int cli_input_open(struct input *input, const char *path)
 {
@@ -66,12 +71,26 @@ static enum input_result make_room(struct input *input)
     return INPUT_LINE;
 }
 
+/* Wait until there is something to read, or the end, or a signal asks to stop (I3). */
+static enum input_result await_input(const struct input *input)
+{
+    struct pollfd ready = {.fd = input->fd, .events = POLLIN};
+
+    while (!cli_is_stopped()) {
+        if (poll(&ready, 1, WAIT_PIECE_MS) != 0)
+            return cli_is_stopped() ? INPUT_STOPPED : INPUT_LINE; /* read() tells of errors */
+    }
+    return INPUT_STOPPED;
+}
+
 /* Read what there is behind data[end]; sets `ended` at the end of the file. */
 static enum input_result fill(struct input *input)
 {
     enum input_result result = make_room(input);
     ssize_t got;
 
+    if (result == INPUT_LINE)
+        result = await_input(input);
     if (result != INPUT_LINE)
         return result;
     do {
@@ -151,6 +170,8 @@ int cli_read_stdin(size_t size_max, unsigned char **out_data, size_t *out_size)
     }
     if (result == INPUT_FAILED) {
         cli_message("cannot read stdin: %s", strerror(errno));
+    } else if (result == INPUT_STOPPED) {
+        cli_message("stopped by a signal");
     } else if (result == INPUT_NO_MEMORY) {
         cli_message("not enough memory for the value on stdin");
     } else {

@@ -12,8 +12,9 @@
 
 enum {
     SECONDS_MAX = 1000000000,
-    DAYS_MAX = 36500,    /* of a time to live */
-    INTERVAL_MIN_MS = 10 /* of what is printed again and again */
+    DAYS_MAX = 36500,     /* of a time to live */
+    INTERVAL_MIN_MS = 10, /* of what is printed again and again */
+    BLOCK_UNIT = 4096
 };
 
 /* One entry of the table. `set` puts the value where it belongs; returns 0, or -1 if it is bad. */
@@ -21,7 +22,7 @@ struct option_entry {
     unsigned bit;
     char letter; /* 0: none */
     const char *name;
-    const char *value; /* as the help shows it; NULL: the option takes none */
+    const char *value; /* as the help shows it; NULL: the option takes none; [=...]: it may */
     const char *help;
     int (*set)(struct cli *cli, const char *text);
 };
@@ -398,6 +399,72 @@ static int set_closed(struct cli *cli, const char *text)
     return 0;
 }
 
+static int set_number_keys(struct cli *cli, const char *text)
+{
+    static const km_sealed_keys all[] = {KM_SEALED_BYTES, KM_SEALED_U8, KM_SEALED_U16,
+                                         KM_SEALED_U32, KM_SEALED_U64};
+    size_t i;
+
+    for (i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (strcmp(text, cli_keys_name(all[i])) != 0)
+            continue;
+        cli->settings.number_keys = all[i];
+        cli->settings.keys_given = 1;
+        return 0;
+    }
+    return -1;
+}
+
+static int set_numbered(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.numbered = 1;
+    return 0;
+}
+
+static int set_memory(struct cli *cli, const char *text)
+{
+    uint64_t *size = &cli->settings.memory_size;
+
+    return read_size(text, size) != 0 || *size < KM_SEALED_MEMORY_MIN ? -1 : 0;
+}
+
+static int set_block_size(struct cli *cli, const char *text)
+{
+    uint64_t size;
+
+    if (read_size(text, &size) != 0 || size % BLOCK_UNIT || size > KM_SEALED_BLOCK_SIZE_MAX)
+        return -1;
+    cli->settings.block_size = (uint32_t)size;
+    return 0;
+}
+
+static int set_compress(struct cli *cli, const char *text)
+{
+    int64_t level = 0; /* the default */
+
+    if (text && (cli_read_integer(km_bytes_of_string(text), &level) != 0 || level == 0 ||
+                 level < KM_SEALED_LEVEL_MIN || level > KM_SEALED_LEVEL_MAX))
+        return -1;
+    cli->settings.compress = 1;
+    cli->settings.compress_level = (int)level;
+    return 0;
+}
+
+static int set_replace(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.replace = 1;
+    return 0;
+}
+
+static int set_progress(struct cli *cli, const char *text)
+{
+    (void)text;
+    cli->settings.progress = 1;
+    return 0;
+}
+
 static int set_quiet(struct cli *cli, const char *text)
 {
     (void)text;
@@ -433,9 +500,24 @@ static const struct option_entry entries[] = {
     {OPTION_INFO, 0, "version", NULL, "print the key's version instead of the value", set_version},
     {OPTION_ESCAPED, 'x', "escaped", NULL, "names, keys and values given hold \\t \\n \\\\ \\xHH",
      set_escaped},
-    {OPTION_LOAD, 'i', "input", "FILE", "read FILE instead of stdin", set_input},
-    {OPTION_LOAD, 0, "from", "tsv|json|mdb", "what the input is; default: by its first line",
+    {OPTION_INPUT, 'i', "input", "FILE", "read FILE instead of stdin", set_input},
+    {OPTION_INPUT, 0, "from", "tsv|json|mdb", "what the input is; default: by its first line",
      set_format},
+    {OPTION_SEAL, 'f', "format", "tsv|json|mdb", "the same as --from", set_format},
+    {OPTION_SEAL, 0, "keys", "KIND", "bytes (default), or numbers: u8, u16, u32, u64",
+     set_number_keys},
+    {OPTION_SEAL, 0, "number", NULL, "the input has values only: their keys are 0, 1, 2 ...",
+     set_numbered},
+    {OPTION_SEAL, 0, "replace", NULL, "if TABLE is there, put the new one in its place",
+     set_replace},
+    {OPTION_SEAL, 0, "memory", "BYTES", "sort with so much memory; default: 64M, at least 1M",
+     set_memory},
+    {OPTION_SEAL, 0, "block-size", "BYTES",
+     "that a get reads: 4K, 8K ... 64K; default: 4K; with --compress 32K", set_block_size},
+    {OPTION_SEAL, 0, "compress", "[=LEVEL]",
+     "compress with zstd, at a level from -7, fastest, to 19; default: 3", set_compress},
+    {OPTION_SEAL, 0, "progress", NULL, "show progress at once, and not only on a terminal",
+     set_progress},
     {OPTION_DUMP, 0, "to", "tsv|json|mdb", "what to write; default: tsv", set_format},
     {OPTION_LOAD, 0, "batch", "N", "commit after N records; default: after 256 KiB", set_batch},
     {OPTION_LOAD, 0, "ack", NULL, "print the number of records so far after each commit", set_ack},
@@ -476,6 +558,13 @@ static const struct option_entry entries[] = {
 };
 enum { ENTRY_COUNT = sizeof(entries) / sizeof(entries[0]), LONG_BASE = 256 };
 
+static int argument_need(const struct option_entry *entry)
+{
+    if (entry->value == NULL)
+        return no_argument;
+    return entry->value[0] == '[' ? optional_argument : required_argument;
+}
+
 /* Build getopt_long's tables of the options that a verb has. */
 static void build_tables(const struct verb *verb, char *letters, struct option *names)
 {
@@ -486,8 +575,7 @@ static void build_tables(const struct verb *verb, char *letters, struct option *
         const struct option_entry *entry = &entries[i];
         if (!((verb->options | OPTION_HELP) & entry->bit))
             continue;
-        *names++ = (struct option){entry->name, entry->value ? required_argument : no_argument,
-                                   NULL, LONG_BASE + i};
+        *names++ = (struct option){entry->name, argument_need(entry), NULL, LONG_BASE + i};
         if (entry->letter == 0)
             continue;
         *letters++ = entry->letter;
@@ -660,7 +748,8 @@ void cli_print_verb_help(struct cli *cli, const struct verb *verb)
         if (!((verb->options | OPTION_HELP) & entry->bit))
             continue;
         snprintf(short_form, sizeof(short_form), entry->letter ? "-%c, " : "    ", entry->letter);
-        snprintf(left, sizeof(left), "%s--%s%s%s", short_form, entry->name, entry->value ? " " : "",
+        snprintf(left, sizeof(left), "%s--%s%s%s", short_form, entry->name,
+                 argument_need(entry) == required_argument ? " " : "",
                  entry->value ? entry->value : "");
         cli_print(cli, "  %-29s %s\n", left, entry->help);
     }

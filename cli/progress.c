@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * progress.c -- a bar on stderr for work that takes over a second.
+ * progress.c -- a bar on stderr for work that takes over a second; or, where --progress asks for it
+ * and stderr is no terminal, a line each second from the beginning.
  */
 #include "cli.h"
 
@@ -11,6 +12,7 @@ enum { BAR_WIDTH = 30 };
 
 static const uint64_t draw_after_ns = 1000000000;
 static const uint64_t draw_every_ns = 200000000;
+static const uint64_t draw_line_every_ns = 1000000000;
 
 uint64_t cli_now_ns(void)
 {
@@ -33,45 +35,54 @@ void cli_progress_begin(const struct cli *cli, struct progress *progress, const 
     progress->label = label;
     progress->begin_ns = cli_now_ns();
     progress->drawn_ns = 0;
-    progress->enabled = cli->message_is_terminal && !cli->settings.quiet;
+    progress->in_lines = cli->settings.progress && !cli->message_is_terminal;
+    progress->enabled = cli->settings.progress ||
+                        (cli->message_is_terminal && !cli->settings.quiet);
+    progress->at_once = cli->settings.progress;
 }
 
-static void draw(const struct progress *progress, double share, double mib_per_second)
+/* One call for all of it: what several processes write does not mix. */
+static void draw(const struct progress *progress, uint64_t done_size, uint64_t total_size)
 {
-    char bar[BAR_WIDTH + 1];
+    double seconds = (double)(progress->drawn_ns - progress->begin_ns) / 1e9;
+    double mib = (double)done_size / (1024 * 1024);
+    double mib_per_second = seconds > 0.001 ? mib / seconds : 0; /* not yet known */
+    double share = total_size ? (double)done_size / (double)total_size : 0;
+    char bar[BAR_WIDTH + 16] = "";
     int i;
 
-    for (i = 0; i < BAR_WIDTH; i++)
-        bar[i] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
-    bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "\r\033[K%s [%s] %3d %%  %.0f MiB/s", progress->label, bar, (int)(share * 100),
-            mib_per_second);
+    if (total_size) {
+        bar[0] = '[';
+        for (i = 0; i < BAR_WIDTH; i++)
+            bar[i + 1] = i < (int)(share * BAR_WIDTH) ? '#' : '.';
+        snprintf(bar + BAR_WIDTH + 1, 15, "] %3d %%  ", (int)(share * 100));
+    }
+    fprintf(stderr, "%s%s %s%.1f MiB  %.0f MiB/s%s", progress->in_lines ? "" : "\r\033[K",
+            progress->label, bar, mib, mib_per_second, progress->in_lines ? "\n" : "");
     fflush(stderr);
 }
 
 void cli_progress_update(struct progress *progress, uint64_t done_size, uint64_t total_size)
 {
+    uint64_t every_ns = progress->in_lines ? draw_line_every_ns : draw_every_ns;
     uint64_t now_ns;
-    double seconds;
 
-    if (!progress->enabled || total_size == 0)
+    if (!progress->enabled)
         return;
     now_ns = cli_now_ns();
-    if (now_ns - progress->begin_ns < draw_after_ns)
+    if (!progress->at_once && now_ns - progress->begin_ns < draw_after_ns)
         return;
-    if (progress->drawn_ns && now_ns - progress->drawn_ns < draw_every_ns)
+    if (progress->drawn_ns && now_ns - progress->drawn_ns < every_ns)
         return;
     progress->drawn_ns = now_ns;
-    if (done_size > total_size)
+    if (total_size && done_size > total_size)
         done_size = total_size; /* the file grew meanwhile */
-    seconds = (double)(now_ns - progress->begin_ns) / 1e9;
-    draw(progress, (double)done_size / (double)total_size,
-         (double)done_size / seconds / (1024 * 1024));
+    draw(progress, done_size, total_size);
 }
 
 void cli_progress_end(struct progress *progress)
 {
-    if (progress->drawn_ns)
+    if (progress->drawn_ns && !progress->in_lines)
         fputs("\r\033[K", stderr);
     progress->drawn_ns = 0;
 }

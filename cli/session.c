@@ -103,13 +103,13 @@ int cli_exit_code(km_status status)
     }
 }
 
-/* What a user can do about a status that comes without a message of its own. */
-static const char *advice(km_status status)
+const char *cli_advice(km_status status)
 {
     switch (status) {
     case KM_EXISTS: return "what is to be created is there already";
     case KM_STOPPED: return "stopped by a signal";
     case KM_CONFLICT: return "the key has changed meanwhile";
+    case KM_BUSY: return "too much is under way in the store: let some of it end, then try again";
     case KM_E_NO_MEMORY: return "not enough memory";
     case KM_E_FULL: return "no space: free some on the disk, then try again";
     case KM_E_IO: return "reading or writing failed: check the disk";
@@ -128,7 +128,7 @@ static const char *advice(km_status status)
 
 int cli_fail(km_status status, const km_error *error)
 {
-    cli_message("%s", error->message[0] ? error->message : advice(status));
+    cli_message("%s", error->message[0] ? error->message : cli_advice(status));
     return cli_exit_code(status);
 }
 
@@ -148,7 +148,7 @@ int cli_fail_in_store(const km_store *store, km_status status, const char *doing
     if ((status == KM_E_IO || status == KM_E_FAILED) && km_store_error(store, &error) == KM_OK) {
         cli_message("cannot %s: %s", doing, error.message);
     } else {
-        cli_message("cannot %s: %s", doing, advice(status));
+        cli_message("cannot %s: %s", doing, cli_advice(status));
     }
     return cli_exit_code(status);
 }

@@ -186,30 +186,13 @@ static int load_records(struct loader *loader)
     return code;
 }
 
-static void choose_format(struct loader *loader)
-{
-    const struct format *format = loader->cli->settings.format;
-    uint64_t growth;
-
-    loader->input.line_max = cli_format_json.growth * KM_VALUE_SIZE_MAX; /* the longest of any */
-    if (format == NULL)
-        format = cli_format_guess(&loader->input);
-    growth = format->growth;
-    loader->reader.format = format;
-    loader->reader.input = &loader->input;
-    loader->reader.escaped = loader->cli->settings.escaped;
-    loader->input.line_max = growth * ((uint64_t)KM_VALUE_SIZE_MAX + KM_KEY_SIZE_MAX +
-                                       KM_MAP_NAME_SIZE_MAX) +
-                             1024;
-}
-
 static int load_input(struct loader *loader)
 {
     uint64_t begin_ns = cli_now_ns();
     double seconds;
     int code;
 
-    choose_format(loader);
+    cli_reader_init(&loader->reader, loader->cli, &loader->input);
     cli_progress_begin(loader->cli, &loader->progress, "loading");
     code = load_records(loader);
     cli_progress_end(&loader->progress);

@@ -63,7 +63,7 @@ static void print_info(struct cli *cli, const km_key_info *info)
               (unsigned long long)info->value_size);
 }
 
-static void print_value(struct cli *cli, const struct record *record)
+void cli_print_value(struct cli *cli, const struct record *record)
 {
     km_bytes value = record->value;
 
@@ -101,7 +101,7 @@ static int get_key(struct cli *cli, km_store *store, km_map *map, km_bytes key)
         cli_print(cli, "%llu\n", (unsigned long long)info.version);
     } else {
         record.expires_ms = info.expires_ms;
-        print_value(cli, &record);
+        cli_print_value(cli, &record);
     }
     km_buffer_free(&value);
     return code;

@@ -54,6 +54,9 @@ static const struct figure figures[] = {
     FIGURE(snapshot_age_ms),
     FIGURE(snapshot_bytes),
     FIGURE(expired_count),
+    FIGURE(attached_count),
+    FIGURE(attached_bytes),
+    FIGURE(attached_memory_bytes),
 };
 enum { FIGURE_COUNT = sizeof(figures) / sizeof(figures[0]) };
 
@@ -62,7 +65,7 @@ static int is_json(const struct cli *cli)
     return cli->settings.value_format == VALUE_JSON;
 }
 
-static void print_figure(struct cli *cli, int is_first, const char *name, uint64_t number)
+void cli_print_figure(struct cli *cli, int is_first, const char *name, uint64_t number)
 {
     if (is_json(cli)) {
         cli_print(cli, "%s\"%s\":%llu", is_first ? "{" : ",", name, (unsigned long long)number);
@@ -78,11 +81,11 @@ static void print_figures(struct cli *cli, int is_first, const km_stats *stats)
 
     for (i = 0; i < FIGURE_COUNT; i++) {
         memcpy(&number, (const char *)stats + figures[i].offset, sizeof(number));
-        print_figure(cli, is_first && i == 0, figures[i].name, number);
+        cli_print_figure(cli, is_first && i == 0, figures[i].name, number);
     }
 }
 
-static void end_figures(struct cli *cli)
+void cli_end_figures(struct cli *cli)
 {
     if (is_json(cli))
         cli_write(cli, "}\n", 2);
@@ -91,7 +94,7 @@ static void end_figures(struct cli *cli)
 void cli_print_stats(struct cli *cli, const km_stats *stats)
 {
     print_figures(cli, 1, stats);
-    end_figures(cli);
+    cli_end_figures(cli);
 }
 
 int cli_get_stats(km_store *store, km_stats *out_stats)
@@ -110,14 +113,14 @@ int cli_get_stats(km_store *store, km_stats *out_stats)
 
 static void print_inspection(struct cli *cli, const km_inspection *inspection)
 {
-    print_figure(cli, 1, "is_open", inspection->is_open != 0);
+    cli_print_figure(cli, 1, "is_open", inspection->is_open != 0);
     if (inspection->is_open)
         return; /* its writer knows the rest: it is in the statistics */
-    print_figure(cli, 0, "needs_recovery", inspection->needs_recovery != 0);
-    print_figure(cli, 0, "recovery_replay_bytes", inspection->replay_bytes);
-    print_figure(cli, 0, "recovery_image_bytes", inspection->image_bytes);
+    cli_print_figure(cli, 0, "needs_recovery", inspection->needs_recovery != 0);
+    cli_print_figure(cli, 0, "recovery_replay_bytes", inspection->replay_bytes);
+    cli_print_figure(cli, 0, "recovery_image_bytes", inspection->image_bytes);
     if (cli->settings.closed)
-        print_figure(cli, 0, "log_bytes", inspection->log_bytes);
+        cli_print_figure(cli, 0, "log_bytes", inspection->log_bytes);
 }
 
 /* Look first: opening a store may change what the next open has to do. */
@@ -136,7 +139,7 @@ int cli_run_stat(struct cli *cli)
         return cli_fail_at(cli->arguments[0], rc, &error);
     print_inspection(cli, &inspection);
     if (cli->settings.closed) {
-        end_figures(cli);
+        cli_end_figures(cli);
         return EXIT_DONE;
     }
     code = cli_open(cli, KM_OPEN_READ_ONLY, &store);
@@ -144,7 +147,9 @@ int cli_run_stat(struct cli *cli)
         code = cli_get_stats(store, &stats);
     if (code == EXIT_DONE)
         print_figures(cli, 0, &stats);
-    end_figures(cli);
+    if (code == EXIT_DONE)
+        code = cli_print_attached(cli, store);
+    cli_end_figures(cli);
     return cli_close(store, code);
 }
 
@@ -256,11 +261,11 @@ static int compact_store(struct cli *cli, km_store *store)
 
 static void print_compacted(struct cli *cli, const km_stats *before, const km_stats *after)
 {
-    print_figure(cli, 1, "log_bytes_before", before->log_bytes);
-    print_figure(cli, 0, "log_bytes_after", after->log_bytes);
-    print_figure(cli, 0, "disk_bytes_before", before->disk_bytes);
-    print_figure(cli, 0, "disk_bytes_after", after->disk_bytes);
-    end_figures(cli);
+    cli_print_figure(cli, 1, "log_bytes_before", before->log_bytes);
+    cli_print_figure(cli, 0, "log_bytes_after", after->log_bytes);
+    cli_print_figure(cli, 0, "disk_bytes_before", before->disk_bytes);
+    cli_print_figure(cli, 0, "disk_bytes_after", after->disk_bytes);
+    cli_end_figures(cli);
 }
 
 int cli_run_compact(struct cli *cli)

@@ -155,6 +155,8 @@ one_file_runs() {
 
 # ---- documents and examples -------------------------------------------------------------------
 
+needs_libuv() { grep -q '^#include <uv\.h>$' "$1"; }
+
 # An example that includes NAME.pb-c.h has its messages in examples/NAME.proto.
 build_example() {
     local name messages=
@@ -163,6 +165,7 @@ build_example() {
         messages="$messages $work/$name.pb-c.c"
     done
     [ -n "$messages" ] && messages="-I$work $messages $(pkg-config --cflags --libs libprotobuf-c)"
+    needs_libuv "$1" && messages="$messages $(pkg-config --cflags --libs libuv)"
     $CC -std=c99 -Wall -Wextra -Werror -Iinclude "$1" -o "$work/example" $link_static $messages
 }
 
@@ -250,6 +253,7 @@ check_examples() {
     local example
     for example in examples/*.c; do
         [ -f "$example" ] || continue
+        needs_libuv "$example" && ! pkg-config --exists libuv && continue # an optional package
         check "$example compiles" build_example "$example"
         check "$example runs" run_example
     done

@@ -56,6 +56,7 @@ group_test() {
     need protobuf-c-compiler has_command "${PROTOC_C:-protoc-c}"
     need libprotobuf-c-dev has_header protobuf-c/protobuf-c.h ''
     want lmdb-utils has_command mdb_dump
+    want libuv1-dev has_header uv.h ''
     want wamerican test -e /usr/share/dict/words
 }
 

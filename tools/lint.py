@@ -45,6 +45,7 @@ PLAIN_HEADERS = {
 }  # stdio.h for snprintf(), stdlib.h for qsort(), errno.h for names: see rule_library_calls
 HEADERS_OF_FILE = {
     "src/base/hash.c": {"xxhash.h"},
+    "src/sealed/sealed_pack.c": {"zstd.h", "zstd_errors.h"},
 }
 INTRINSICS = re.compile(r"(\w*intrin|arm_neon|arm_acle|cpuid|sys/auxv)\.h$")
 INTRINSICS_FILES = re.compile(r"src/(base/.*|index/hash_match\.h)$")

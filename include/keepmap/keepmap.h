@@ -972,6 +972,7 @@ static inline KM_MUST_CHECK km_status km_del_u64(km_map *map, uint64_t number, k
 #include "keepmap/update.h"
 #include "keepmap/upkeep.h"
 #include "keepmap/sealed.h"
+#include "keepmap/sealed_queue.h"
 #include "keepmap/seal.h"
 
 #endif /* KEEPMAP_KEEPMAP_H */

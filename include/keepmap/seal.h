@@ -72,10 +72,14 @@ KM_API KM_MUST_CHECK km_status km_load_sealed(km_map *map, const km_sealed *tabl
  * the store is opened. km_count_range() goes through the range. A store that is open for reading
  * beside its writer learns of tables when it is opened.
  *
+ * A symbolic link is not followed. A hard link is the same file: never write to a table in place,
+ * as cp does to a file that is there.
+ *
+ * km_pop_first() and km_pop_last() pass all keys that were popped before them from the tables.
  * Not possible on a map that has tables: km_map_clear(), km_del_range(): KM_E_UNSUPPORTED.
  *
  * Returns:   KM_OK.
- *            KM_BUSY           a snapshot of the store is open.
+ *            KM_BUSY           a snapshot of the store is open, or a backup is being written.
  *            KM_E_INVALID      the map is in insertion order.
  *            KM_E_UNSUPPORTED  the table is compressed.
  *            KM_E_LIMIT        KM_ATTACHED_MAX tables are attached.
@@ -88,12 +92,16 @@ KM_API KM_MUST_CHECK km_status km_load_sealed(km_map *map, const km_sealed *tabl
 KM_API KM_MUST_CHECK km_status km_attach_sealed(km_map *map, const char *path, km_error *out_error);
 
 /*
- * km_detach_sealed -- take all tables from under a map; what only they have is gone from the map.
+ * km_detach_sealed -- take all tables from under a map; what only they have is gone from the map,
+ * and from cursors that are open.
  *
- * Their files leave the store's folder; under other names they stay.
+ * Their files leave the store's folder; under other names they stay. The map's own changes become
+ * durable before. Keys that were deleted are counted again while the call runs; after a crash in
+ * the middle of it, until the background has gone round.
  *
- * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: after
- *            a crash some may still be attached; the errors of km_map_clear().
+ * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: when
+ *            the store is opened again some may be attached, unless the call is made again, and
+ *            succeeds; the errors of km_map_clear().
  * Lifetime:  the files stay open until the store is closed.
  * Threads:   as km_attach_sealed().
  * Blocks:    on the disk.

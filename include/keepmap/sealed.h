@@ -39,37 +39,59 @@ typedef enum km_sealed_keys {
 #define KM_SEALED_MEMORY_MIN (1u << 20)
 #define KM_SEALED_BLOCK_SIZE_MAX 65536u
 
+/* How blocks are compressed, if at all. */
+typedef enum km_sealed_compression {
+    KM_SEALED_PLAIN = 0,
+    KM_SEALED_ZSTD = 1 /* where the library was built with it */
+} km_sealed_compression;
+
+#define KM_SEALED_LEVEL_MIN (-7)
+#define KM_SEALED_LEVEL_MAX 19
+
 /* Options of a build. Start with KM_SEALED_BUILD_OPTIONS_INIT; a field of 0 means its default. */
 typedef struct km_sealed_build_options {
     size_t struct_size;
     km_sealed_keys keys;     /* default KM_SEALED_BYTES */
     uint32_t block_size;     /* bytes that a get reads: a multiple of 4096 up to
-                                KM_SEALED_BLOCK_SIZE_MAX; default 4096. Blocks of large values are
-                                larger, so that little is wasted */
+                                KM_SEALED_BLOCK_SIZE_MAX; default 4096, or 32768 before compression.
+                                Blocks of large values are larger, so that little is wasted */
     uint64_t memory_max;     /* of the build: default 64 MiB, at least KM_SEALED_MEMORY_MIN. A few
-                                times the largest record and about 3 MiB come on top */
+                                times the largest record and about 3 MiB come on top, and for
+                                compression 4 MiB, at high levels 20 */
     km_progress_fn progress; /* while records are added: bytes added, and 0 for the total, which is
                                 not known; then, if they had to be sorted on disk, bytes merged and
                                 all bytes. A return other than 0 ends the build */
     void *progress_context;
+    km_sealed_compression compression; /* default KM_SEALED_PLAIN. A get from a compressed table
+                                          decompresses a whole block, unless it is in the cache */
+    int compression_level; /* KM_SEALED_LEVEL_MIN, fastest, to KM_SEALED_LEVEL_MAX; default 3 */
 } km_sealed_build_options;
 #define KM_SEALED_BUILD_OPTIONS_INIT                                                               \
     {                                                                                              \
-        sizeof(km_sealed_build_options), KM_SEALED_BYTES, 0, 0, NULL, NULL                         \
+        sizeof(km_sealed_build_options), KM_SEALED_BYTES, 0, 0, NULL, NULL, KM_SEALED_PLAIN, 0     \
     }
 
 /*
  * km_sealed_builder_open -- begin to write a table.
  *
  *   path       The table's file. It appears, or is replaced, when the build is finished; until then
- *              the build has files beside it, named after it and ending in ".sealing".
+ *              the build has files beside it, named after it and ending in ".sealing", with 16
+ *              hexadecimal digits before: a table cannot have such a name. The file's mode is 0600,
+ *              whatever that of the one it replaces.
  *   options    NULL for the defaults.
  *   out_error  Details of a failure; may be NULL. Written whenever the status is not KM_OK.
  *
  * What interrupted builds of this table have left behind is removed. Several builds of one table at
  * once do not disturb one another: the last to finish wins.
  *
- * Returns:   KM_OK, KM_NOT_FOUND (no such folder), KM_E_INVALID, KM_E_IO, KM_E_NO_MEMORY.
+ * On the disk a build needs room for the table, beside the old one. Where records do not come in
+ * order, and are more than memory_max, it needs as much again while they are merged.
+ *
+ * Returns:   KM_OK, KM_NOT_FOUND (no such folder), KM_E_IO (the folder cannot be written to),
+ *            KM_E_FULL, KM_E_LIMIT, KM_E_NO_MEMORY;
+ *            KM_E_INVALID: also when the name is taken by something that is no file: a folder, a
+ *            pipe, a symbolic link;
+ *            KM_E_UNSUPPORTED: the library cannot compress.
  * Lifetime:  ended by km_sealed_builder_finish() or km_sealed_builder_abort().
  * Threads:   a builder belongs to one thread at a time.
  * Blocks:    on the disk.
@@ -86,8 +108,9 @@ KM_API KM_MUST_CHECK km_status km_sealed_builder_open(const char *path,
  * with equal keys the last one counts.
  *
  * Returns:   KM_OK.
- *            KM_E_INVALID  the key has not the width of the table's numbers; KM_E_TOO_BIG: key or
- *                       value over its limit. Nothing is added, and the build goes on.
+ *            KM_E_INVALID  the key has not the width of the table's numbers, or key or value a size
+ *                       but no data; KM_E_TOO_BIG: key or value over its limit. Nothing is added,
+ *                       and the build goes on.
  *            KM_STOPPED, KM_E_FULL, KM_E_IO, KM_E_CORRUPT (what was written before reads back
  *                       otherwise), KM_E_LIMIT, KM_E_NO_MEMORY: the build is over; this is also
  *                       what every later call returns.
@@ -181,16 +204,22 @@ KM_API KM_MUST_CHECK int km_sealed_build(const char *path, const km_sealed_build
 
 /* ---- reading ----------------------------------------------------------------------------- */
 
+#define KM_SEALED_CACHE_SIZE_MIN (4u << 20)
+
 /* Options of a reader. Start with KM_SEALED_OPTIONS_INIT. */
 typedef struct km_sealed_options {
     size_t struct_size;
     int no_mapping; /* 1: the file is read by calls alone, not through a mapping: a disk that fails
                        gives KM_E_IO instead of SIGBUS, and a get that finds its block in memory
                        takes about twice as long */
+    uint64_t cache_size; /* bytes of memory, at least KM_SEALED_CACHE_SIZE_MIN, in which blocks are
+                            kept that gets have read: of a compressed table, decompressed, or of
+                            one that is not mapped. 0: none, and there is none for other tables,
+                            for blocks of more than a 64th of it, and in a child process */
 } km_sealed_options;
 #define KM_SEALED_OPTIONS_INIT                                                                     \
     {                                                                                              \
-        sizeof(km_sealed_options), 0                                                               \
+        sizeof(km_sealed_options), 0, 0                                                            \
     }
 
 /*
@@ -204,7 +233,8 @@ typedef struct km_sealed_options {
  * bytes a key where values have 100 bytes.
  *
  * Returns:   KM_OK, KM_NOT_FOUND, KM_E_NOT_A_STORE (the file is no table), KM_E_CORRUPT,
- *            KM_E_VERSION, KM_E_INVALID, KM_E_IO, KM_E_LIMIT, KM_E_NO_MEMORY.
+ *            KM_E_VERSION, KM_E_INVALID, KM_E_IO, KM_E_LIMIT, KM_E_NO_MEMORY;
+ *            KM_E_UNSUPPORTED: the table is compressed, and the library was built without zstd.
  * Lifetime:  release with km_sealed_close().
  * Threads:   any.
  * Blocks:    on the disk.
@@ -243,6 +273,10 @@ typedef struct km_sealed_info {
     uint64_t file_bytes;   /* of the file */
     uint64_t memory_bytes; /* that the open table takes, cached pages of the file apart */
     uint64_t created_ms;   /* wall clock, ms since 1970 */
+    km_sealed_compression compression;
+    uint64_t cache_bytes; /* that the cache takes, of memory_bytes */
+    uint64_t cache_hits;  /* gets whose block was there */
+    uint64_t cache_misses;
 } km_sealed_info;
 
 /*
@@ -260,12 +294,14 @@ KM_API KM_MUST_CHECK km_status km_sealed_get_info(const km_sealed *table, km_sea
 /*
  * km_sealed_get -- find a key and copy its value.
  *
+ *   key        May lie in value: what one get found can be the key of the next.
  *   value      Holds the value on KM_OK, enlarged if need be; NULL asks only whether the key is
  *              there. After any other status its contents are undefined, its memory still its own.
  *
  * Returns:   KM_OK, KM_NOT_FOUND.
  *            KM_E_CORRUPT  the bytes do not pass their checksums.
- *            KM_E_INVALID  the key has not the width of the table's numbers, or is too long.
+ *            KM_E_INVALID  the key has not the width of the table's numbers, is too long, or has a
+ *                          size but no data.
  *            KM_E_IO, KM_E_NO_MEMORY.
  * Lifetime:  value belongs to the caller.
  * Threads:   any.
@@ -300,7 +336,7 @@ KM_API KM_MUST_CHECK km_status km_sealed_contains(const km_sealed *table, km_byt
 /*
  * km_sealed_get_many -- find many keys at once: sorted by where they lie, neighbours in one read.
  *
- *   keys       count keys, in any order; repetitions are fine.
+ *   keys       count keys, in any order; repetitions are fine. They must not lie in memory.
  *   memory     Holds the values, enlarged if need be.
  *   out_values count entries: the value, in memory. For a key that is not there data is NULL and
  *              size 0 (an empty value that is there has data not NULL). After an error undefined.
@@ -323,14 +359,30 @@ KM_API KM_MUST_CHECK km_status km_sealed_get_many(const km_sealed *table, const 
  *   progress   A return other than 0 ends it; may be NULL.
  *   context    Of both.
  *
- * Returns:   KM_OK: no damage; KM_E_CORRUPT: damage was found; KM_STOPPED, KM_E_IO,
- *            KM_E_NO_MEMORY.
+ * Returns:   KM_OK: no damage; KM_E_CORRUPT: damage was found; KM_E_IO: some of it could not be
+ *            read, which is a finding too; the rest was verified; KM_STOPPED, KM_E_NO_MEMORY.
  * Lifetime:  nothing to release.
  * Threads:   any.
  * Blocks:    on the disk.
  */
 KM_API KM_MUST_CHECK km_status km_sealed_verify(const km_sealed *table, km_finding_fn found,
                                                 km_progress_fn progress, void *context);
+
+/*
+ * km_sealed_check -- open a table, verify it, and close it: whether the file is a sound one.
+ *
+ *   path       As km_sealed_open().
+ *   found      Called for every finding, by this thread, with context; may be NULL.
+ *   out_error  Details of a failure, or that there were findings; may be NULL.
+ *
+ * Returns:   KM_OK: it is; KM_E_CORRUPT: it is damaged; the other statuses of km_sealed_open() and
+ *            km_sealed_verify().
+ * Lifetime:  nothing to release.
+ * Threads:   any.
+ * Blocks:    on the disk.
+ */
+KM_API KM_MUST_CHECK km_status km_sealed_check(const char *path, km_finding_fn found, void *context,
+                                               km_error *out_error);
 
 /* ---- cursors ----------------------------------------------------------------------------- */
 
@@ -381,6 +433,7 @@ KM_API KM_MUST_CHECK km_status km_sealed_cursor_previous(km_sealed_cursor *curso
 /*
  * km_sealed_cursor_seek -- move a cursor to a key: before it in the cursor's direction, so that
  * next returns it, or, if it is not there, the one that follows. The cursor stays in its range.
+ * The key may be one that the cursor returned, or in such a value.
  *
  * Returns:   KM_OK, KM_E_CORRUPT, KM_E_INVALID, KM_E_IO, KM_E_NO_MEMORY.
  * Lifetime:  key is borrowed for the call.

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * sealed_format.h -- the bytes of sealed tables: header, footer, data blocks, index groups with
- * their filters. Pure: no I/O, no allocation. docs/SEALED.md has the tables and rules.
+ * their filters. Pure: no I/O, no allocation; what a compressed block has in its frame is not known
+ * here. docs/SEALED.md has the tables and rules.
  *
  * Decoders are total: any bytes get an answer in bounded time, and nothing outside of them is read.
  * What they set points into the bytes that they were given. Encoders end the process rather than
@@ -25,14 +26,21 @@
 #define SEALED_BLOCK_SIZE_MAX 65536u   /* of a block of several records; one alone may be larger */
 #define SEALED_BLOCK_RECORDS_MAX 8192u /* per block */
 #define SEALED_PIECE_SIZE 256u         /* of values, per checksum */
+#define SEALED_PACKED_HEADER_SIZE 16u  /* of a compressed block */
+#define SEALED_PACKED_PLAIN_MAX (16u << 20) /* bytes of a block that may be compressed */
 #define SEALED_GROUP_HEADER_SIZE 24u
 #define SEALED_GROUP_BLOCKS_MAX 64u          /* per group */
+#define SEALED_GROUP_SIZE_MAX (1u << 20)     /* more than the largest parts take */
 #define SEALED_GROUP_SEPARATORS_MAX 65535u   /* bytes, suffixes */
 #define SEALED_FILTER_BITS_PER_KEY 10u       /* see km__sealed_filter_start() */
 #define SEALED_FILTER_PROBES 6u              /* 0.84 % of absent keys pass */
 #define SEALED_PAGES_MAX (UINT64_C(1) << 50) /* of a table */
 
 /* ---- header and footer ------------------------------------------------------------------- */
+
+/* Which compression the blocks of a table may have. */
+#define SEALED_COMPRESSION_NONE 0u
+#define SEALED_COMPRESSION_ZSTD 1u
 
 struct sealed_footer {
     uint8_t id[SEALED_ID_SIZE]; /* random, the same in header and footer */
@@ -46,6 +54,7 @@ struct sealed_footer {
     uint64_t value_bytes;
     uint64_t index_offset; /* where the groups begin: a page */
     uint64_t index_size;   /* the footer is on the page after them, the last of the file */
+    uint32_t compression;
 };
 
 /* Whether a file's first 8 bytes say that it is a table. */
@@ -54,7 +63,8 @@ int km__sealed_has_magic(const uint8_t *bytes);
 void km__sealed_header_encode(const uint8_t id[SEALED_ID_SIZE], uint8_t bytes[SEALED_PAGE]);
 km_status km__sealed_header_decode(const uint8_t bytes[SEALED_PAGE], uint8_t id[SEALED_ID_SIZE]);
 void km__sealed_footer_encode(const struct sealed_footer *footer, uint8_t bytes[SEALED_PAGE]);
-/* KM_E_CORRUPT also if it is not the footer of a file of `file_size` bytes. */
+/* KM_E_CORRUPT also if it is not the footer of a file of `file_size` bytes; KM_E_VERSION also if
+ * its blocks have a compression that is not known. */
 km_status km__sealed_footer_decode(const uint8_t bytes[SEALED_PAGE], uint64_t file_size,
                                    struct sealed_footer *out);
 
@@ -115,7 +125,8 @@ struct sealed_block {
 /* How many bytes a block takes in its file, by its first SEALED_BLOCK_HEADER_SIZE bytes, of which
  * nothing was checked: any multiple of SEALED_PAGE up to 2^33. */
 uint64_t km__sealed_block_extent(const uint8_t *bytes);
-/* Decode the block in `size` bytes; its head is checked, its values are not. */
+/* Decode the block in `size` bytes, which is not compressed; its head is checked, its values are
+ * not. */
 km_status km__sealed_block_decode(const uint8_t *bytes, size_t size, uint32_t seed,
                                   struct sealed_block *out);
 /* The suffix of record `index`, below count. */
@@ -136,6 +147,27 @@ km_status km__sealed_block_check_values(const struct sealed_block *block);
  * key_width bytes unless that is 0, what follows the values is zero. */
 km_status km__sealed_block_check_order(const struct sealed_block *block, size_t size,
                                        uint32_t key_width);
+
+/* ---- compressed blocks ------------------------------------------------------------------- */
+
+/* A block in fewer pages than it would take: its frame, when decompressed, is plain_size bytes: a
+ * block that is not compressed, without the zeros behind it. */
+struct sealed_packed {
+    const uint8_t *frame;
+    uint32_t frame_size;
+    uint32_t plain_size; /* up to SEALED_BLOCK_SIZE_MAX, or SEALED_PACKED_PLAIN_MAX for 1 record */
+    uint32_t count;      /* of records */
+};
+
+/* Whether a block says that it is compressed, by its first SEALED_PACKED_HEADER_SIZE bytes, of
+ * which nothing was checked. */
+int km__sealed_block_is_packed(const uint8_t *bytes);
+/* Write the header; the frame follows it, at bytes + SEALED_PACKED_HEADER_SIZE. */
+void km__sealed_packed_encode(const struct sealed_packed *packed, uint32_t seed, uint8_t *bytes);
+/* Decode the block that fills `size` bytes. The block in the frame has the same seed, and is to be
+ * decoded by km__sealed_block_decode(). */
+km_status km__sealed_packed_decode(const uint8_t *bytes, size_t size, uint32_t seed,
+                                   struct sealed_packed *out);
 
 /* ---- filters and groups ------------------------------------------------------------------ */
 
@@ -178,6 +210,9 @@ struct sealed_group {
     uint32_t size; /* of the group */
 };
 
+/* How many bytes a group says that it takes, by its first SEALED_GROUP_HEADER_SIZE, of which nothing
+ * was checked; 0 if no group takes so many. */
+size_t km__sealed_group_extent(const uint8_t *bytes);
 /* Decode the group that begins at `bytes`, of which there are `size`; everything is checked. */
 km_status km__sealed_group_decode(const uint8_t *bytes, size_t size, uint32_t seed,
                                   struct sealed_group *out);

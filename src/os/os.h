@@ -26,6 +26,7 @@
 
 struct os_dir;  /* an open folder */
 struct os_file; /* an open file */
+struct os_ring; /* reads that the machine makes by itself */
 struct os;
 
 enum os_open_mode {
@@ -35,6 +36,16 @@ enum os_open_mode {
 };
 
 enum os_lock { OS_LOCK_SHARED, OS_LOCK_EXCLUSIVE };
+
+/* A read that is under way, in memory of the caller's, as is its buffer, until it has ended. */
+struct os_read {
+    struct os_file *file;
+    uint64_t offset;
+    uint8_t *buffer;
+    size_t size;      /* at least 1 */
+    size_t done;      /* bytes that are there; 0 to begin with */
+    km_status status; /* when it has ended: as that of read_at() */
+};
 
 struct os_ops {
     /* ---- folders. `path` is a whole path, `name` a single component. */
@@ -70,12 +81,30 @@ struct os_ops {
     km_status (*file_size)(struct os_file *file, uint64_t *out_size);
     /* All of it or an error; a file that ends before is KM_E_IO with os_error 0. */
     km_status (*read_at)(struct os_file *file, uint64_t offset, void *buffer, size_t size);
+    /* As read_at(), if that can be done without waiting for the disk: else KM_WOULD_BLOCK, and any
+     * part may have been read. KM_E_UNSUPPORTED if the machine cannot tell. */
+    km_status (*read_cached)(struct os_file *file, uint64_t offset, void *buffer, size_t size);
+    /* These bytes will be read soon, and none near them: begin to bring them into memory. */
+    void (*read_soon)(struct os_file *file, uint64_t offset, uint64_t size);
     /* All of it or an error. After an error any part may have been written. */
     km_status (*write_at)(struct os_file *file, uint64_t offset, const void *bytes, size_t size);
     /* Reserve blocks for the first `size` bytes, and make that the size; new bytes read as 0. */
     km_status (*allocate)(struct os_file *file, uint64_t size);
     /* Make all written bytes, and the size, durable (fdatasync). */
     km_status (*sync)(struct os_file *file);
+
+    /* ---- rings: up to `depth` reads under way at once. A ring belongs to one thread at a time,
+     * and to the process that opened it. */
+    /* Whenever a read has ended, notify_fd is notified. KM_E_UNSUPPORTED where there is no such
+     * thing, or this process may not use it. */
+    km_status (*open_ring)(struct os *os, uint32_t depth, int notify_fd, struct os_ring **out_ring);
+    /* No read of this process is under way; NULL is accepted. */
+    void (*close_ring)(struct os_ring *ring);
+    void (*begin_reads)(struct os_ring *ring, struct os_read *const *reads, size_t count);
+    /* Reads that have ended, `room` at most: how many. If there are none, and some are under way,
+     * it waits for one, for up to wait_ns, or less for no reason. */
+    size_t (*end_reads)(struct os_ring *ring, struct os_read **out_reads, size_t room,
+                        uint64_t wait_ns);
 
     /* ---- mappings of whole files */
     /* Read-only, for random access. Aligned to 2 MiB if the file is that large. */
@@ -119,6 +148,7 @@ struct os_ops {
     /* A descriptor that becomes readable by notify_fd() (an eventfd). */
     km_status (*open_notify_fd)(struct os *os, int *out_fd);
     void (*notify_fd)(struct os *os, int fd);
+    void (*clear_notify_fd)(struct os *os, int fd); /* not readable any more */
     void (*close_notify_fd)(struct os *os, int fd);
     /* errno of this thread's last call of this table that returned an error, or 0 */
     int (*last_error)(struct os *os);

@@ -190,6 +190,18 @@ static void os_linux_notify_fd(struct os *os, int fd)
     /* EAGAIN: the counter is at its maximum, so the descriptor is readable already. */
 }
 
+static void os_linux_clear_notify_fd(struct os *os, int fd)
+{
+    uint64_t count;
+    ssize_t size;
+
+    (void)os;
+    do {
+        size = read(fd, &count, sizeof(count));
+    } while (size < 0 && errno == EINTR);
+    /* EAGAIN: it was not readable. */
+}
+
 static void os_linux_close_notify_fd(struct os *os, int fd)
 {
     (void)os;
@@ -214,9 +226,15 @@ static const struct os_ops os_linux_ops = {
     .close_file = km__os_linux_close_file,
     .file_size = km__os_linux_file_size,
     .read_at = km__os_linux_read_at,
+    .read_cached = km__os_linux_read_cached,
+    .read_soon = km__os_linux_read_soon,
     .write_at = km__os_linux_write_at,
     .allocate = km__os_linux_allocate,
     .sync = km__os_linux_sync,
+    .open_ring = km__os_linux_open_ring,
+    .close_ring = km__os_linux_close_ring,
+    .begin_reads = km__os_linux_begin_reads,
+    .end_reads = km__os_linux_end_reads,
     .map_read = km__os_linux_map_read,
     .read_ahead = km__os_linux_read_ahead,
     .map_shared = km__os_linux_map_shared,
@@ -237,6 +255,7 @@ static const struct os_ops os_linux_ops = {
     .release_fork_word = km__os_linux_release_fork_word,
     .open_notify_fd = os_linux_open_notify_fd,
     .notify_fd = os_linux_notify_fd,
+    .clear_notify_fd = os_linux_clear_notify_fd,
     .close_notify_fd = os_linux_close_notify_fd,
     .last_error = os_linux_get_last_error,
 };

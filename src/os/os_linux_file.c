@@ -16,6 +16,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define OS_LINUX_ZEROS_SIZE ((size_t)64 << 10)
@@ -195,6 +196,28 @@ km_status km__os_linux_read_at(struct os_file *file, uint64_t offset, void *buff
         size -= (size_t)got;
     }
     return KM_OK;
+}
+
+km_status km__os_linux_read_cached(struct os_file *file, uint64_t offset, void *buffer, size_t size)
+{
+    struct iovec whole = {.iov_base = buffer, .iov_len = size};
+    ssize_t got;
+
+    do {
+        got = preadv2(file->fd, &whole, 1, (off_t)offset, RWF_NOWAIT);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
+        return km__os_linux_fail_as(KM_E_UNSUPPORTED, errno);
+    if (got < 0 && errno != EAGAIN)
+        return km__os_linux_fail(errno);
+    if (got == 0 && size > 0)
+        return km__os_linux_fail_as(KM_E_IO, 0); /* the file ends before */
+    return got >= 0 && (size_t)got == size ? KM_OK : KM_WOULD_BLOCK;
+}
+
+void km__os_linux_read_soon(struct os_file *file, uint64_t offset, uint64_t size)
+{
+    (void)posix_fadvise(file->fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED); /* a hint */
 }
 
 /* The kernel answers growth over the process's file size limit with SIGXFSZ, which kills: find it

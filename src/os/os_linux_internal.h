@@ -60,6 +60,9 @@ KM_INTERNAL void km__os_linux_close_file(struct os_file *file);
 KM_INTERNAL km_status km__os_linux_file_size(struct os_file *file, uint64_t *out_size);
 KM_INTERNAL km_status km__os_linux_read_at(struct os_file *file, uint64_t offset, void *buffer,
                                            size_t size);
+KM_INTERNAL km_status km__os_linux_read_cached(struct os_file *file, uint64_t offset, void *buffer,
+                                               size_t size);
+KM_INTERNAL void km__os_linux_read_soon(struct os_file *file, uint64_t offset, uint64_t size);
 KM_INTERNAL km_status km__os_linux_write_at(struct os_file *file, uint64_t offset,
                                             const void *bytes, size_t size);
 KM_INTERNAL km_status km__os_linux_allocate(struct os_file *file, uint64_t size);
@@ -69,6 +72,15 @@ KM_INTERNAL km_status km__os_linux_lock_range(struct os_file *file, uint64_t sta
                                               enum os_lock kind);
 KM_INTERNAL km_status km__os_linux_unlock_range(struct os_file *file, uint64_t start);
 KM_INTERNAL int km__os_linux_is_range_locked(struct os_file *file, uint64_t start, uint64_t size);
+
+/* os_linux_ring.c: */
+KM_INTERNAL km_status km__os_linux_open_ring(struct os *os, uint32_t depth, int notify_fd,
+                                             struct os_ring **out_ring);
+KM_INTERNAL void km__os_linux_close_ring(struct os_ring *ring);
+KM_INTERNAL void km__os_linux_begin_reads(struct os_ring *ring, struct os_read *const *reads,
+                                          size_t count);
+KM_INTERNAL size_t km__os_linux_end_reads(struct os_ring *ring, struct os_read **out_reads,
+                                          size_t room, uint64_t wait_ns);
 
 /* os_linux_memory.c: */
 KM_INTERNAL void km__os_linux_read_ahead(struct os_file *file, uint64_t size);

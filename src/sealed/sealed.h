@@ -5,10 +5,10 @@
 #ifndef KM_SEALED_SEALED_H
 #define KM_SEALED_SEALED_H
 
-#include "keepmap/sealed.h"
+#include "keepmap/sealed_queue.h"
 #include "os/os.h"
 
-/* km_sealed_builder_open() and km_sealed_open(), on `os`. */
+/* km_sealed_builder_open(), _open(), _check() and _queue_open(), on `os`. */
 km_status km__sealed_builder_open(struct os *os, const char *path,
                                   const km_sealed_build_options *options,
                                   km_sealed_builder **out_builder, km_error *out_error);
@@ -23,5 +23,9 @@ int km__sealed_is_plainly_mapped(const km_sealed *table);
 km_status km__sealed_find_mapped(const km_sealed *table, km_bytes key, km_bytes *out_value);
 km_status km__sealed_open(struct os *os, const char *path, const km_sealed_options *options,
                           km_sealed **out_table, km_error *out_error);
+km_status km__sealed_check(struct os *os, const char *path, km_finding_fn found, void *context,
+                           km_error *out_error);
+km_status km__sealed_queue_open(struct os *os, const km_sealed_queue_options *options,
+                                km_sealed_queue **out_queue, km_error *out_error);
 
 #endif

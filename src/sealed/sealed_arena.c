@@ -3,6 +3,7 @@
  * sealed_arena.c -- records in memory, in the order in which they came, and their sorting.
  *
  * I1. used + count * SEALED_ARENA_REFS <= size: sorting finds its room at the top, and cannot fail.
+ *     count <= UINT32_MAX, so it can be counted by 32 bits.
  * I2. Of records with equal keys the one that came last is behind the others when they are sorted.
  *
  * Sorted are references: the first 8 bytes of a key, less what all keys begin with, as a number, by
@@ -56,6 +57,8 @@ int km__sealed_arena_has_room(const struct sealed_arena *arena, km_bytes key, km
     size_t room = arena->size - arena->used - arena->count * SEALED_ARENA_REFS;
     size_t need = SEALED_ARENA_HEADER + SEALED_ARENA_REFS;
 
+    if (arena->count >= UINT32_MAX)
+        return 0;
     return room >= need && key.size <= room - need && value.size <= room - need - key.size;
 }
 

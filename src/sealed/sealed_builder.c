@@ -9,13 +9,17 @@
  *     the name stands for the old table or the whole new one, whenever the power goes.
  * I3. After a failure that is not the caller's nothing is written; finish only removes then.
  * I4. Runs are in the order in which their records came: of equal keys that of the last run counts.
+ * I5. A pass that merges writes all runs anew, into a new file, and frees the files that had them:
+ *     runs take as much of the disk as the data, twice while a pass goes on.
+ * I6. What is read back is checked, runs block by block, the index by one sum before the footer is
+ *     written: a table that is published opens.
  *
  * Memory, of memory_max: three quarters for records in memory, or for the buffers of a merge; an
  * eighth for the index, which goes to disk beyond that.
  */
 #include <string.h>
 
-#include "base/assert.h"
+#include "base/crc32c.h"
 #include "sealed/sealed_internal.h"
 
 #define SEALED_MEMORY_DEFAULT ((uint64_t)64 << 20)
@@ -23,6 +27,7 @@
 #define SEALED_STREAM_AFTER ((size_t)1 << 20) /* bytes in order, and we take it that all are */
 #define SEALED_PROGRESS_STEP ((uint64_t)1 << 20)
 #define SEALED_RUN_BLOCK_SIZE SEALED_BLOCK_SIZE_MAX
+#define SEALED_PACKED_BLOCK_SIZE (8 * SEALED_PAGE) /* by default; small ones compress badly */
 
 enum sealed_stage {
     SEALED_GATHERING, /* records go to the arena */
@@ -38,11 +43,14 @@ struct km_sealed_builder {
     km_status failure; /* I3 */
     km_error error;    /* of the failure */
     enum sealed_stage stage;
-    struct sealed_temp table; /* the table's file, once it is written */
-    struct sealed_temp first; /* what was to be the table, and is the first run */
+    struct sealed_temp table;  /* the table's file, if there is one */
+    struct sealed_temp first;  /* what was to be the table, and is the first run */
+    struct sealed_temp merged; /* the spill of which a pass reads */
     struct sealed_spill spill;
     struct sealed_index index;
     struct sealed_writer writer;
+    struct sealed_packer *packer;       /* NULL: blocks are not compressed */
+    struct sealed_unpackers *unpackers; /* likewise */
     struct sealed_arena arena;
     struct sealed_run *runs;
     size_t run_count, run_capacity;
@@ -53,12 +61,31 @@ struct km_sealed_builder {
     uint64_t next_number;
 };
 
+static const char *sealed_failure_text(km_status rc)
+{
+    switch (rc) {
+    case KM_STOPPED: return "the progress callback stopped the build";
+    case KM_E_INVALID: return "the name is taken by something that is no file";
+    case KM_E_NO_MEMORY: return "no memory for the build";
+    case KM_E_FULL:
+        return "no room on the disk, in a quota, or below the limit of a file's size: make some, "
+               "then build again";
+    case KM_E_CORRUPT: return "what the build wrote reads back otherwise: check the disk";
+    case KM_E_LIMIT: return "no file descriptor is left for the build";
+    default: return "writing the table failed";
+    }
+}
+
 /* ---- open and close ---------------------------------------------------------------------- */
 
 static int sealed_options_are_valid(const km_sealed_build_options *options)
 {
     uint32_t width = (uint32_t)options->keys;
 
+    if (options->compression_level < KM_SEALED_LEVEL_MIN ||
+        options->compression_level > KM_SEALED_LEVEL_MAX ||
+        (options->compression != KM_SEALED_PLAIN && options->compression != KM_SEALED_ZSTD))
+        return 0;
     return (width <= 2 || width == 4 || width == 8) && options->block_size >= SEALED_PAGE &&
            options->block_size <= SEALED_BLOCK_SIZE_MAX && options->block_size % SEALED_PAGE == 0 &&
            options->memory_max >= KM_SEALED_MEMORY_MIN && options->memory_max <= SEALED_MEMORY_MAX;
@@ -74,7 +101,8 @@ static void sealed_read_options(const km_sealed_build_options *options,
         memcpy(out, options,
                options->struct_size < sizeof(*out) ? options->struct_size : sizeof(*out));
     if (out->block_size == 0)
-        out->block_size = SEALED_PAGE;
+        out->block_size = out->compression == KM_SEALED_PLAIN ? SEALED_PAGE
+                                                              : SEALED_PACKED_BLOCK_SIZE;
     if (out->memory_max == 0)
         out->memory_max = SEALED_MEMORY_DEFAULT;
 }
@@ -99,6 +127,11 @@ static km_status sealed_builder_init(km_sealed_builder *builder)
                                    (size_t)(builder->options.memory_max / 8));
     if (!rc)
         rc = sealed_init_arena(builder);
+    if (!rc && builder->options.compression != KM_SEALED_PLAIN)
+        rc = km__sealed_packer_create(&os->allocator, builder->options.compression_level,
+                                      &builder->packer);
+    if (!rc && builder->options.compression != KM_SEALED_PLAIN)
+        rc = km__sealed_unpackers_create(&os->allocator, &builder->unpackers);
     return rc;
 }
 
@@ -110,12 +143,60 @@ static void sealed_builder_destroy(km_sealed_builder *builder)
     km__sealed_arena_fini(&builder->arena);
     km__sealed_index_fini(&builder->index);
     km__sealed_writer_fini(&builder->writer);
+    km__sealed_packer_destroy(&os->allocator, builder->packer);
+    km__sealed_unpackers_destroy(&os->allocator, builder->unpackers);
     km__sealed_temp_discard(&builder->folder, &builder->spill.temp);
+    km__sealed_temp_discard(&builder->folder, &builder->merged);
     km__sealed_temp_discard(&builder->folder, &builder->first);
     km__sealed_temp_discard(&builder->folder, &builder->table);
     km__sealed_folder_close(&builder->folder);
     km__release(&os->allocator, builder->runs, builder->run_capacity * sizeof(*builder->runs));
     km__release(&os->allocator, builder, sizeof(*builder));
+}
+
+static km_status sealed_check_options(const km_sealed_build_options *options, km_error *error)
+{
+    if (!sealed_options_are_valid(options))
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0, "an option is outside its limits");
+    if (options->compression != KM_SEALED_PLAIN && !km__sealed_pack_exists())
+        return km__fail(error, KM_E_UNSUPPORTED, NULL, 0, 0,
+                        "this library was built without zstd: it cannot compress");
+    return KM_OK;
+}
+
+/* What speaks against a table of this name, in its folder. */
+static km_status sealed_check_name(struct sealed_folder *folder, km_error *error)
+{
+    km_status rc;
+
+    if (km__sealed_name_is_temp(folder->name))
+        return km__fail(error, KM_E_INVALID, folder->name, 0, 0,
+                        "the name is one of those that builds have for their files");
+    rc = km__sealed_folder_check_name(folder);
+    return rc ? km__fail(error, rc, folder->name, 0, folder->os->ops->last_error(folder->os), "%s",
+                         sealed_failure_text(rc))
+              : KM_OK;
+}
+
+/* Its folder is open. The table's file is created now, so that a folder that cannot be written to
+ * is noticed before all records are read. */
+static km_status sealed_builder_begin(km_sealed_builder *builder, km_error *error)
+{
+    struct os *os = builder->os;
+    km_status rc = sealed_check_name(&builder->folder, error);
+
+    if (rc)
+        return rc;
+    km__sealed_folder_sweep(&builder->folder);
+    rc = sealed_builder_init(builder);
+    if (!rc)
+        rc = km__sealed_temp_create(&builder->folder, &builder->table);
+    if (rc == KM_NOT_FOUND || rc == KM_EXISTS)
+        rc = KM_E_IO; /* somebody else is at our files */
+    return rc ? km__fail(error, rc, builder->folder.name, 0,
+                         rc == KM_E_NO_MEMORY ? 0 : os->ops->last_error(os),
+                         "cannot begin the build")
+              : KM_OK;
 }
 
 km_status km__sealed_builder_open(struct os *os, const char *path,
@@ -129,22 +210,15 @@ km_status km__sealed_builder_open(struct os *os, const char *path,
         return km__fail(out_error, KM_E_NO_MEMORY, NULL, 0, 0, "no memory for a build");
     builder->os = os;
     sealed_read_options(options, &builder->options);
-    if (!sealed_options_are_valid(&builder->options)) {
-        rc = km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "an option is outside its limits");
-        km__release(&os->allocator, builder, sizeof(*builder));
-        return rc;
-    }
-    rc = km__sealed_folder_open(os, path, &builder->folder, out_error);
+    rc = sealed_check_options(&builder->options, out_error);
+    if (!rc)
+        rc = km__sealed_folder_open(os, path, &builder->folder, out_error);
     if (rc) {
         km__release(&os->allocator, builder, sizeof(*builder));
         return rc;
     }
-    km__sealed_folder_sweep(&builder->folder);
-    rc = sealed_builder_init(builder);
+    rc = sealed_builder_begin(builder, out_error);
     if (rc) {
-        km__ignore(km__fail(out_error, rc, builder->folder.name, 0, os->ops->last_error(os),
-                            "cannot begin the build"),
-                   "rc is returned");
         sealed_builder_destroy(builder);
         return rc;
     }
@@ -166,23 +240,11 @@ void km_sealed_builder_abort(km_sealed_builder *builder)
 
 /* ---- failures and progress --------------------------------------------------------------- */
 
-static const char *sealed_failure_text(km_status rc)
-{
-    switch (rc) {
-    case KM_STOPPED: return "the progress callback stopped the build";
-    case KM_E_NO_MEMORY: return "no memory for the build";
-    case KM_E_FULL: return "the disk is full: free space, then build again";
-    case KM_E_CORRUPT: return "what the build wrote reads back otherwise: check the disk";
-    case KM_E_LIMIT: return "no file descriptor is left for the build";
-    default: return "writing the table failed";
-    }
-}
-
 /* Keep the first failure (I3). */
 static km_status sealed_build_failed(km_sealed_builder *builder, km_status rc)
 {
     struct os *os = builder->os;
-    int is_of_system = rc == KM_E_IO || rc == KM_E_FULL || rc == KM_E_LIMIT || rc == KM_NOT_FOUND;
+    int is_of_system = rc != KM_STOPPED && rc != KM_E_CORRUPT && rc != KM_E_NO_MEMORY;
 
     if (rc == KM_NOT_FOUND || rc == KM_EXISTS)
         rc = KM_E_IO; /* somebody else is at our files */
@@ -247,6 +309,7 @@ static struct sealed_run sealed_run_written(const struct sealed_writer *writer, 
                                .start = start,
                                .end = end,
                                .block_max = writer->block_max,
+                               .plain_max = writer->plain_max,
                                .bytes = writer->totals.key_bytes + writer->totals.value_bytes};
 }
 
@@ -298,7 +361,7 @@ static km_status sealed_write_run(km_sealed_builder *builder)
     return rc;
 }
 
-/* A record that the memory has no room for is a run of its own. */
+/* A record that the memory has no room for is a run of its own, if there are runs. */
 static km_status sealed_write_lone(km_sealed_builder *builder, km_bytes key, km_bytes value)
 {
     struct sealed_run run;
@@ -319,10 +382,13 @@ static km_status sealed_begin_table(km_sealed_builder *builder)
 {
     struct sealed_target target = {.id_sum = builder->id_sum,
                                    .block_size = builder->options.block_size,
-                                   .index = &builder->index};
+                                   .index = &builder->index,
+                                   .packer = builder->packer};
     uint8_t header[SEALED_PAGE];
-    km_status rc = km__sealed_temp_create(&builder->folder, &builder->table);
+    km_status rc = KM_OK;
 
+    if (!builder->table.file)
+        rc = km__sealed_temp_create(&builder->folder, &builder->table);
     if (rc)
         return rc;
     target.file = builder->table.file;
@@ -381,10 +447,8 @@ static int sealed_should_drain(const km_sealed_builder *builder, km_bytes key, k
 {
     const struct sealed_arena *arena = &builder->arena;
 
-    if (arena->count == 0)
-        return 0;
     if (!km__sealed_arena_has_room(arena, key, value))
-        return 1;
+        return arena->count > 0 || builder->run_count == 0;
     return arena->is_sorted && builder->run_count == 0 && arena->used >= SEALED_STREAM_AFTER;
 }
 
@@ -417,6 +481,8 @@ km_status km_sealed_builder_add(km_sealed_builder *builder, km_bytes key, km_byt
 
     if (KM_UNLIKELY(builder->failure))
         return builder->failure;
+    if ((key.size && !key.data) || (value.size && !value.data))
+        return KM_E_INVALID;
     if (width ? key.size != width : key.size > KM_KEY_SIZE_MAX)
         return width ? KM_E_INVALID : KM_E_TOO_BIG;
     if (value.size > KM_VALUE_SIZE_MAX)
@@ -462,33 +528,48 @@ static struct sealed_merge sealed_merge_of(km_sealed_builder *builder)
                                  .id_sum = builder->id_sum,
                                  .memory_max = builder->options.memory_max / 4 * 3,
                                  .key_max = builder->key_max,
+                                 .unpackers = builder->unpackers,
                                  .progress = sealed_count_merged,
                                  .context = builder};
 }
 
 /* Merge as many runs at a time as can be, each such group to one run in its place (I4). */
-static km_status sealed_merge_pass(km_sealed_builder *builder, const struct sealed_merge *merge)
+static km_status sealed_merge_groups(km_sealed_builder *builder, const struct sealed_merge *merge)
 {
     size_t kept = 0;
     size_t at = 0;
 
     while (at < builder->run_count) {
         size_t width = km__sealed_merge_width(merge, builder->runs + at, builder->run_count - at);
-        struct sealed_run run = builder->runs[at];
-        km_status rc = KM_OK;
-        if (width > 1) {
-            rc = sealed_begin_run(builder);
-            if (!rc)
-                rc = km__sealed_merge_runs(merge, builder->runs + at, width, &builder->writer);
-            if (!rc)
-                rc = sealed_end_run(builder, &run);
-        }
+        struct sealed_run run;
+        km_status rc = sealed_begin_run(builder);
+        if (!rc)
+            rc = km__sealed_merge_runs(merge, builder->runs + at, width, &builder->writer);
+        if (!rc)
+            rc = sealed_end_run(builder, &run);
         if (rc)
             return rc;
         builder->runs[kept++] = run;
         at += width;
     }
     builder->run_count = kept;
+    return KM_OK;
+}
+
+/* I5: a run that is left over at the end is copied too, so that no file has to stay for it. */
+static km_status sealed_merge_pass(km_sealed_builder *builder, const struct sealed_merge *merge)
+{
+    struct sealed_spill *spill = &builder->spill;
+    km_status rc;
+
+    builder->merged = spill->temp;
+    memset(&spill->temp, 0, sizeof(spill->temp));
+    spill->size = 0;
+    rc = sealed_merge_groups(builder, merge);
+    if (rc)
+        return rc;
+    km__sealed_temp_discard(&builder->folder, &builder->merged);
+    km__sealed_temp_discard(&builder->folder, &builder->first);
     return KM_OK;
 }
 
@@ -536,11 +617,12 @@ static km_status sealed_write_records(km_sealed_builder *builder)
     return km__sealed_arena_write(&builder->arena, &builder->writer);
 }
 
-/* The groups that are on disk by pieces, then those in memory. */
+/* The groups that are on disk by pieces, then those in memory (I6). */
 static km_status sealed_write_index(km_sealed_builder *builder)
 {
     const struct sealed_index *index = &builder->index;
     struct sealed_writer *writer = &builder->writer;
+    uint32_t sum = 0;
     km_status rc = KM_OK;
 
     for (uint64_t at = 0; !rc && at < index->spilled;) {
@@ -550,10 +632,14 @@ static km_status sealed_write_index(km_sealed_builder *builder)
         rc = builder->os->ops->read_at(index->spill->temp.file, index->spill_start + at,
                                        writer->out, size);
         writer->out_used = size;
-        if (!rc)
+        if (!rc) {
+            sum = km__crc32c(sum, writer->out, size);
             rc = km__sealed_writer_flush(writer);
+        }
         at += size;
     }
+    if (!rc && sum != index->spilled_sum)
+        rc = KM_E_CORRUPT;
     if (!rc)
         rc = km__sealed_writer_put(writer, index->bytes, index->used);
     return rc;
@@ -575,7 +661,10 @@ static km_status sealed_write_footer(km_sealed_builder *builder, uint64_t index_
                                    .key_bytes = totals->key_bytes,
                                    .value_bytes = totals->value_bytes,
                                    .index_offset = index_offset,
-                                   .index_size = end - index_offset};
+                                   .index_size = end - index_offset,
+                                   .compression = builder->options.compression == KM_SEALED_PLAIN
+                                                      ? SEALED_COMPRESSION_NONE
+                                                      : SEALED_COMPRESSION_ZSTD};
     km_status rc;
 
     memcpy(footer.id, builder->id, sizeof(footer.id));
@@ -595,6 +684,8 @@ static km_status sealed_publish(km_sealed_builder *builder)
     struct sealed_folder *folder = &builder->folder;
     km_status rc = ops->sync(builder->table.file);
 
+    if (!rc)
+        rc = km__sealed_folder_check_name(folder);
     if (rc)
         return rc;
     rc = ops->rename(folder->dir, builder->table.name, folder->name);

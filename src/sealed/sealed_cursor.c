@@ -37,7 +37,7 @@ static km_status sealed_rank_of(km_sealed_cursor *cursor, km_bytes key, uint64_t
     uint32_t index = 0;
     km_status rc;
 
-    if (key.size > KM_KEY_SIZE_MAX)
+    if (key.size > KM_KEY_SIZE_MAX || (key.size && !key.data))
         return KM_E_INVALID;
     *out_is_there = 0;
     if (table->footer.count == 0) {
@@ -46,7 +46,7 @@ static km_status sealed_rank_of(km_sealed_cursor *cursor, km_bytes key, uint64_t
     }
     cursor->block_is_there = 0; /* its window moves */
     km__sealed_find_place(table, key, &group, &place);
-    rc = km__sealed_window_load(&cursor->window, &place, &block);
+    rc = km__sealed_window_load_alone(&cursor->window, &place, &block);
     if (!rc)
         rc = km__sealed_block_find(&block, key, &index);
     if (rc && rc != KM_NOT_FOUND)
@@ -79,19 +79,19 @@ static km_status sealed_cut_after(km_sealed_cursor *cursor, km_bytes key)
     return rc;
 }
 
-/* Only keys that begin with a prefix. Behind them comes the prefix with its last byte that can be
- * raised raised, and cut there; if there is none, nothing comes behind them. */
-static km_status sealed_cut_to_prefix(km_sealed_cursor *cursor, km_bytes prefix)
+/* Only keys before what comes behind all that begin with a prefix: the prefix with its last byte
+ * that can be raised raised, and cut there; if there is none, nothing comes behind them. */
+static km_status sealed_cut_behind_prefix(km_sealed_cursor *cursor, km_bytes prefix)
 {
     const struct allocator *allocator = &cursor->table->os->allocator;
     size_t size = prefix.size;
     uint8_t *behind;
-    km_status rc = sealed_cut_after(cursor, prefix);
+    km_status rc;
 
     while (size > 0 && ((const uint8_t *)prefix.data)[size - 1] == 0xff)
         size--;
-    if (rc || size == 0)
-        return rc;
+    if (size == 0)
+        return KM_OK;
     behind = km__allocate(allocator, size);
     if (!behind)
         return KM_E_NO_MEMORY;
@@ -102,21 +102,59 @@ static km_status sealed_cut_to_prefix(km_sealed_cursor *cursor, km_bytes prefix)
     return rc;
 }
 
-static km_status sealed_set_range(km_sealed_cursor *cursor, const km_range *range)
+static km_status sealed_set_begin(km_sealed_cursor *cursor, const km_range *range)
 {
     km_status rc = KM_OK;
 
-    cursor->begin = 0;
-    cursor->end = cursor->table->footer.count;
     if (range->from.data)
         rc = sealed_cut_after(cursor, range->from);
-    if (!rc && range->to.data)
+    if (!rc && range->prefix.size)
+        rc = sealed_cut_after(cursor, range->prefix);
+    return rc;
+}
+
+static km_status sealed_set_end(km_sealed_cursor *cursor, const km_range *range)
+{
+    km_status rc = KM_OK;
+
+    if (range->to.data)
         rc = sealed_cut_before(cursor, range->to);
     if (!rc && range->prefix.size)
-        rc = sealed_cut_to_prefix(cursor, range->prefix);
+        rc = sealed_cut_behind_prefix(cursor, range->prefix);
+    return rc;
+}
+
+/* The window need not have more than the blocks of the range. */
+static void sealed_bound_window(km_sealed_cursor *cursor)
+{
+    struct sealed_place place;
+
+    if (cursor->begin == cursor->end)
+        return;
+    km__sealed_place_of_record(cursor->table, cursor->begin, &place);
+    cursor->window.begin = place.offset;
+    km__sealed_place_of_record(cursor->table, cursor->end - 1, &place);
+    cursor->window.end = place.offset + place.size;
+}
+
+/* Where the walk begins is looked up last: its block is in the window then. */
+static km_status sealed_set_range(km_sealed_cursor *cursor, const km_range *range)
+{
+    km_status rc;
+
+    cursor->begin = 0;
+    cursor->end = cursor->table->footer.count;
+    if (range->prefix.size > KM_KEY_SIZE_MAX || (range->prefix.size && !range->prefix.data))
+        return KM_E_INVALID;
+    rc = cursor->is_reverse ? sealed_set_begin(cursor, range) : sealed_set_end(cursor, range);
+    if (!rc)
+        rc = cursor->is_reverse ? sealed_set_end(cursor, range) : sealed_set_begin(cursor, range);
+    if (rc)
+        return rc;
     if (cursor->begin > cursor->end)
         cursor->begin = cursor->end;
-    return rc;
+    sealed_bound_window(cursor);
+    return KM_OK;
 }
 
 /* ---- open, close ------------------------------------------------------------------------- */
@@ -274,11 +312,32 @@ km_status km_sealed_cursor_previous(km_sealed_cursor *cursor, km_bytes *out_key,
                               : sealed_step_back(cursor, out_key, out_value);
 }
 
+/* A key that lies in what the cursor has read, which goes when another block is: a copy of it. */
+static km_status sealed_rank_of_own(km_sealed_cursor *cursor, km_bytes key, uint64_t *out_record,
+                                    int *out_is_there)
+{
+    const struct allocator *allocator = &cursor->table->os->allocator;
+    uint8_t *copy;
+    km_status rc;
+
+    if (key.size > KM_KEY_SIZE_MAX)
+        return KM_E_INVALID;
+    copy = km__allocate(allocator, key.size + 1);
+    if (!copy)
+        return KM_E_NO_MEMORY;
+    memcpy(copy, key.data, key.size);
+    rc = sealed_rank_of(cursor, km_bytes_of(copy, key.size), out_record, out_is_there);
+    km__release(allocator, copy, key.size + 1);
+    return rc;
+}
+
 km_status km_sealed_cursor_seek(km_sealed_cursor *cursor, km_bytes key)
 {
     uint64_t record = 0;
     int is_there = 0;
-    km_status rc = sealed_rank_of(cursor, key, &record, &is_there);
+    km_status rc = km__sealed_window_has(&cursor->window, key.data)
+                       ? sealed_rank_of_own(cursor, key, &record, &is_there)
+                       : sealed_rank_of(cursor, key, &record, &is_there);
 
     if (rc)
         return rc;

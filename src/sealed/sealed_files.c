@@ -76,6 +76,17 @@ void km__sealed_folder_close(struct sealed_folder *folder)
     folder->dir = NULL;
 }
 
+/* An open tells. That a file cannot be read is of no account here. */
+km_status km__sealed_folder_check_name(struct sealed_folder *folder)
+{
+    const struct os_ops *ops = folder->os->ops;
+    struct os_file *file = NULL;
+    km_status rc = ops->open_file(folder->dir, folder->name, OS_OPEN_READ, &file);
+
+    ops->close_file(file);
+    return rc == KM_E_INVALID || rc == KM_E_NO_MEMORY ? rc : KM_OK;
+}
+
 /* ---- names of temporary files ------------------------------------------------------------ */
 
 static int sealed_is_hex_digit(char c)
@@ -83,18 +94,30 @@ static int sealed_is_hex_digit(char c)
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
 }
 
+/* Whether this is what the name of a build's file has behind the table's. */
+static int sealed_is_temp_end(const char *end)
+{
+    if (*end++ != '.')
+        return 0;
+    for (int i = 0; i < 16; i++, end++) {
+        if (!sealed_is_hex_digit(*end)) /* the end of the name neither */
+            return 0;
+    }
+    return strcmp(end, sealed_temp_end) == 0;
+}
+
 static int sealed_is_temp_name(const char *table, const char *name)
 {
     size_t size = strlen(table);
 
-    if (strncmp(name, table, size) != 0 || name[size] != '.')
-        return 0;
-    name += size + 1;
-    for (int i = 0; i < 16; i++, name++) {
-        if (!sealed_is_hex_digit(*name)) /* the end of the name neither */
-            return 0;
-    }
-    return strcmp(name, sealed_temp_end) == 0;
+    return strncmp(name, table, size) == 0 && sealed_is_temp_end(name + size);
+}
+
+int km__sealed_name_is_temp(const char *name)
+{
+    size_t size = strlen(name);
+
+    return size >= SEALED_TEMP_END_SIZE && sealed_is_temp_end(name + size - SEALED_TEMP_END_SIZE);
 }
 
 struct sealed_sweep {

@@ -4,14 +4,15 @@
  * and beyond that in a file without a name until all blocks are written.
  *
  * I1. A group is complete when it has SEALED_GROUP_BLOCKS_MAX blocks, or when the next one might
- *     not fit: so its parts have room, and its encoding takes at most SEALED_GROUP_SIZE_MAX.
+ *     not fit: so its parts have room, and its encoding takes at most SEALED_GROUP_ROOM.
  */
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/crc32c.h"
 #include "sealed/sealed_internal.h"
 
-#define SEALED_GROUP_SIZE_MAX                                                                      \
+#define SEALED_GROUP_ROOM                                                                      \
     (SEALED_GROUP_HEADER_SIZE + 10 * SEALED_GROUP_BLOCKS_MAX + SEALED_GROUP_SEPARATORS_MAX +       \
      SEALED_FILTER_ROOM + SEALED_FILTER_BLOCK_MAX)
 
@@ -21,7 +22,7 @@ km_status km__sealed_index_init(struct sealed_index *index, const struct allocat
     memset(index, 0, sizeof(*index));
     index->allocator = allocator;
     index->spill = spill;
-    index->capacity = capacity > SEALED_GROUP_SIZE_MAX ? capacity : SEALED_GROUP_SIZE_MAX;
+    index->capacity = capacity > SEALED_GROUP_ROOM ? capacity : SEALED_GROUP_ROOM;
     index->bytes = km__map_pages(allocator, index->capacity);
     index->separators = km__allocate(allocator, SEALED_GROUP_SEPARATORS_MAX);
     index->filter = km__allocate(allocator, SEALED_FILTER_ROOM + SEALED_FILTER_BLOCK_MAX);
@@ -47,6 +48,7 @@ void km__sealed_index_reset(struct sealed_index *index, uint32_t id_sum)
 {
     index->spill_start = index->spill->size;
     index->spilled = 0;
+    index->spilled_sum = 0;
     index->used = 0;
     index->group_count = 0;
     index->id_sum = id_sum;
@@ -63,11 +65,12 @@ km_status km__sealed_index_close(struct sealed_index *index)
     plan->separators = index->separators;
     plan->filter = index->filter;
     size = km__sealed_group_size(plan);
-    KM_ASSERT(size > 0 && size <= SEALED_GROUP_SIZE_MAX);
+    KM_ASSERT(size > 0 && size <= SEALED_GROUP_ROOM);
     if (size > index->capacity - index->used) {
         km_status rc = km__sealed_spill_append(index->spill, index->bytes, index->used);
         if (rc)
             return rc;
+        index->spilled_sum = km__crc32c(index->spilled_sum, index->bytes, index->used);
         index->spilled += index->used;
         index->used = 0;
     }

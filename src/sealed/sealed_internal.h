@@ -14,7 +14,8 @@
 /* ---- names: sealed_files.c --------------------------------------------------------------- */
 
 #define SEALED_NAME_MAX 255u
-#define SEALED_TABLE_NAME_MAX (SEALED_NAME_MAX - 25u) /* ".0123456789abcdef.sealing" has room */
+#define SEALED_TEMP_END_SIZE 25u /* ".0123456789abcdef.sealing" */
+#define SEALED_TABLE_NAME_MAX (SEALED_NAME_MAX - SEALED_TEMP_END_SIZE)
 
 /* The folder of a table, and its name there. */
 struct sealed_folder {
@@ -33,6 +34,10 @@ struct sealed_temp {
 KM_INTERNAL km_status km__sealed_folder_open(struct os *os, const char *path,
                                              struct sealed_folder *out, km_error *error);
 KM_INTERNAL void km__sealed_folder_close(struct sealed_folder *folder);
+/* Whether a name ends as those of builds' files do. */
+KM_INTERNAL int km__sealed_name_is_temp(const char *name);
+/* KM_E_INVALID if the table's name is taken by something that is no regular file. */
+KM_INTERNAL km_status km__sealed_folder_check_name(struct sealed_folder *folder);
 /* Remove the files of builds of this table that nobody works at. */
 KM_INTERNAL void km__sealed_folder_sweep(struct sealed_folder *folder);
 KM_INTERNAL km_status km__sealed_temp_create(struct sealed_folder *folder, struct sealed_temp *out);
@@ -55,6 +60,30 @@ KM_INTERNAL km_status km__sealed_spill_open(struct sealed_spill *spill);
 KM_INTERNAL km_status km__sealed_spill_append(struct sealed_spill *spill, const void *bytes,
                                               size_t size);
 
+/* ---- compression: sealed_pack.c ---------------------------------------------------------- */
+
+struct sealed_packer;    /* of one thread */
+struct sealed_unpackers; /* of any number of threads */
+
+/* Whether this build can do it; if not, what follows returns KM_E_UNSUPPORTED. */
+KM_INTERNAL int km__sealed_pack_exists(void);
+KM_INTERNAL km_status km__sealed_packer_create(const struct allocator *allocator, int level,
+                                               struct sealed_packer **out);
+KM_INTERNAL void km__sealed_packer_destroy(const struct allocator *allocator,
+                                           struct sealed_packer *packer);
+/* Compress into `room` bytes. *out_size is 0 if that is not enough. */
+KM_INTERNAL km_status km__sealed_pack(struct sealed_packer *packer, km_bytes plain, uint8_t *frame,
+                                      size_t room, size_t *out_size);
+KM_INTERNAL km_status km__sealed_unpackers_create(const struct allocator *allocator,
+                                                  struct sealed_unpackers **out);
+KM_INTERNAL void km__sealed_unpackers_destroy(const struct allocator *allocator,
+                                              struct sealed_unpackers *unpackers);
+/* Decode a block with its pages, which may be compressed unless `unpackers` is NULL: then it is
+ * unpacked into `plain`, and *out points there; else into `stored`. */
+KM_INTERNAL km_status km__sealed_unpack_block(struct sealed_unpackers *unpackers, km_bytes stored,
+                                              uint32_t seed, km_buffer *plain,
+                                              struct sealed_block *out);
+
 /* ---- blocks to a file: sealed_writer.c and sealed_group.c -------------------------------- */
 
 /* Files that are written in pieces of 2 MiB, at multiples of it, can be mapped in large pages. */
@@ -69,6 +98,7 @@ struct sealed_index {
     struct sealed_spill *spill; /* what the memory has no room for, from spill_start on */
     uint64_t spill_start;
     uint64_t spilled;
+    uint32_t spilled_sum; /* crc32c of what was spilled: it is read back */
     uint8_t *bytes;
     size_t used, capacity;
     uint64_t group_count;
@@ -140,10 +170,15 @@ struct sealed_writer {
     uint32_t id_sum;
     uint32_t block_size;
     uint64_t block_max; /* bytes of the largest block */
+    uint64_t plain_max; /* of the largest one that is compressed, before that; 0: there is none */
     struct sealed_totals totals;
     struct sealed_pending pending;
     uint32_t *suffix_sizes; /* for the block that is being encoded */
     uint8_t *joined;        /* likewise: suffixes as they are written, SEALED_BLOCK_SIZE_MAX */
+    struct sealed_packer *packer; /* NULL: blocks are not compressed */
+    uint8_t *plain;               /* a block before it is compressed, and after; or NULL */
+    uint8_t *packed;
+    size_t packed_capacity; /* of each of them */
 };
 
 KM_INTERNAL km_status km__sealed_writer_init(struct sealed_writer *writer, struct os *os);
@@ -156,6 +191,7 @@ struct sealed_target {
     uint32_t id_sum;
     uint32_t block_size;
     struct sealed_index *index;
+    struct sealed_packer *packer; /* NULL: do not compress */
 };
 KM_INTERNAL void km__sealed_writer_begin(struct sealed_writer *writer,
                                          const struct sealed_target *target);
@@ -217,7 +253,8 @@ struct sealed_run {
     uint64_t start;
     uint64_t end;
     uint64_t block_max;
-    uint64_t bytes; /* of keys and values */
+    uint64_t plain_max; /* of blocks that are compressed, unpacked; 0: there are none */
+    uint64_t bytes;     /* of keys and values */
 };
 
 struct sealed_merge {
@@ -226,6 +263,7 @@ struct sealed_merge {
     uint32_t id_sum;
     uint64_t memory_max;
     uint64_t key_max; /* size of the largest key */
+    struct sealed_unpackers *unpackers;
     /* Told of the bytes merged since it was last called. */
     km_status (*progress)(void *context, uint64_t bytes);
     void *context;
@@ -261,7 +299,10 @@ struct km_sealed {
     uint8_t *index;  /* all groups, as in the file */
     uint64_t *heads; /* of the groups' first separators, without their common prefix; not [0] */
     struct sealed_group_place *groups;
-    const uint8_t *prefix; /* of the first separators of all groups but the first */
+    uint64_t value_mean;                /* bytes of a value, about */
+    struct sealed_unpackers *unpackers; /* NULL: no block is compressed */
+    struct sealed_cache *cache;         /* or NULL */
+    const uint8_t *prefix;              /* of the first separators of all groups but the first */
     uint32_t prefix_size;
     char name[SEALED_NAME_MAX + 1];
 };
@@ -276,6 +317,7 @@ struct sealed_place {
     uint64_t first_record;
 };
 
+/* KM_E_INVALID: no key of this table can be so, or it has no address. */
 KM_INTERNAL km_status km__sealed_check_key(const km_sealed *table, km_bytes key);
 /* A number as the key of a table: KM_NOT_FOUND if it has no room there. */
 KM_INTERNAL km_status km__sealed_number_key(uint32_t key_width, uint64_t number,
@@ -294,12 +336,19 @@ static inline void km__sealed_find_place(const km_sealed *table, km_bytes key,
 {
     km__sealed_place_in_group(table, km__sealed_find_group(table, key), key, out_group, out);
 }
-/* Bring what is looked at first of a mapped block into the cache. */
-static inline void km__sealed_prefetch_block(const km_sealed *table, uint64_t offset)
-{
-    for (uint32_t line = 0; line < SEALED_BLOCK_LINES; line++)
-        KM_PREFETCH(table->map + offset + (size_t)line * KM_CACHE_LINE);
-}
+/* Bring what a search looks at into the cache: of a group, or of a mapped block. Lines behind them
+ * are no fault. Macros, since gcc drops calls of functions that do nothing but prefetch. */
+#define SEALED_PREFETCH_LINES(start, count)                                                        \
+    for (uint32_t line_ = 0; line_ < (count); line_++)                                             \
+    KM_PREFETCH((start) + (size_t)line_ * KM_CACHE_LINE)
+#define SEALED_PREFETCH_GROUP(table, number)                                                       \
+    SEALED_PREFETCH_LINES((table)->groups[number].bytes, SEALED_GROUP_LINES)
+#define SEALED_PREFETCH_BLOCK(table, offset)                                                       \
+    SEALED_PREFETCH_LINES((table)->map + (offset), SEALED_BLOCK_LINES)
+/* The block that may have a key: KM_NOT_FOUND if there is none. Of a mapped block, what a search
+ * will look at is on its way to the cache then. */
+KM_INTERNAL km_status km__sealed_locate(const km_sealed *table, km_bytes key,
+                                        struct sealed_place *out);
 /* The block that has a record, counted from 0, below the table's count. */
 KM_INTERNAL void km__sealed_place_of_record(const km_sealed *table, uint64_t record,
                                             struct sealed_place *out);
@@ -315,8 +364,34 @@ KM_INTERNAL km_status km__sealed_load(const km_sealed *table, const struct seale
 /* Whether km__sealed_load() uses the mapping. */
 static inline int km__sealed_is_mapped(const km_sealed *table, const struct sealed_place *place)
 {
-    return table->map && place->size == SEALED_PAGE;
+    return table->map && place->size == SEALED_PAGE; /* compressed tables have no mapping */
 }
+
+/* ---- blocks in memory: sealed_cache.c ---------------------------------------------------- */
+
+/* A block in a cache. It stays as long as somebody has it. */
+struct sealed_cached;
+
+struct sealed_cache_use {
+    uint64_t bytes; /* with all that the cache needs itself */
+    uint64_t hits;
+    uint64_t misses;
+};
+
+/* *out is NULL where a machine cannot tell a child process: then there is no cache. */
+KM_INTERNAL km_status km__sealed_cache_create(struct os *os, uint64_t size,
+                                              struct sealed_cache **out);
+KM_INTERNAL void km__sealed_cache_destroy(struct sealed_cache *cache); /* NULL is accepted */
+/* The block at an offset of the file, or NULL; all of it was checked. Counts as hit or miss. */
+KM_INTERNAL const struct sealed_block *km__sealed_cache_find(struct sealed_cache *cache,
+                                                             uint64_t offset,
+                                                             struct sealed_cached **out_cached);
+/* The block that km__sealed_cache_find() returned is not looked at any more. */
+KM_INTERNAL void km__sealed_cache_release(struct sealed_cached *cached);
+/* Keep a copy of a decoded block, if there is room and its values pass their checksums. */
+KM_INTERNAL void km__sealed_cache_add(struct sealed_cache *cache, uint64_t offset,
+                                      const struct sealed_block *block);
+KM_INTERNAL void km__sealed_cache_count(struct sealed_cache *cache, struct sealed_cache_use *out);
 
 /* ---- blocks one after the other: sealed_window.c ----------------------------------------- */
 
@@ -325,16 +400,31 @@ struct sealed_window {
     const km_sealed *table;
     uint8_t *bytes;
     size_t capacity;
-    uint64_t offset; /* in the file */
-    uint64_t size;   /* bytes that are there; 0: none */
-    uint64_t ahead;  /* how much to read next time */
+    uint64_t begin, end; /* of the blocks that the walk may come to, in the file */
+    uint64_t offset;     /* in the file */
+    uint64_t size;       /* bytes that are there; 0: none */
+    uint64_t ahead;      /* how much the last read took, if it went on from the one before; or 0 */
+    int goes_back;       /* where it went on to */
+    km_buffer plain;     /* the block of the last load, if it was compressed */
 };
 
 KM_INTERNAL void km__sealed_window_init(struct sealed_window *window, const km_sealed *table);
 KM_INTERNAL void km__sealed_window_fini(struct sealed_window *window);
+/* The bytes in the file of the block that was loaded last. */
+static inline const uint8_t *km__sealed_window_at(const struct sealed_window *window,
+                                                  const struct sealed_place *place)
+{
+    return window->bytes + (place->offset - window->offset);
+}
+/* Whether an address is in memory of the window's, which the next load may overwrite. */
+KM_INTERNAL int km__sealed_window_has(const struct sealed_window *window, const void *address);
 /* Decode a block and check its values too. What an earlier call gave ends. */
 KM_INTERNAL km_status km__sealed_window_load(struct sealed_window *window,
                                              const struct sealed_place *place,
                                              struct sealed_block *out);
+/* The same of a block that no walk goes on to: if it has to be read, then nothing beside it. */
+KM_INTERNAL km_status km__sealed_window_load_alone(struct sealed_window *window,
+                                                   const struct sealed_place *place,
+                                                   struct sealed_block *out);
 
 #endif

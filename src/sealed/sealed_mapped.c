@@ -23,17 +23,10 @@ static km_status sealed_value_in_map(const km_sealed *table, const struct sealed
 
 km_status km__sealed_find_mapped(const km_sealed *table, km_bytes key, km_bytes *out_value)
 {
-    struct sealed_group group;
     struct sealed_place place;
-    const uint8_t *filter;
-    uint32_t filter_size = 0;
 
-    if (table->footer.count == 0 || km__sealed_check_key(table, key) != KM_OK)
-        return KM_NOT_FOUND;
-    km__sealed_find_place(table, key, &group, &place);
-    km__sealed_prefetch_block(table, place.offset); /* it comes while the filter is looked at */
-    filter = km__sealed_group_filter(&group, place.index, &filter_size);
-    if (!km__sealed_filter_may_have(filter, filter_size, km__sealed_hash(key.data, key.size)))
+    if (km__sealed_check_key(table, key) != KM_OK ||
+        km__sealed_locate(table, key, &place) != KM_OK)
         return KM_NOT_FOUND;
     return sealed_value_in_map(table, &place, key, out_value);
 }

@@ -7,7 +7,8 @@
  * I2. A run's buffer has whole blocks, one at least; together with the keys at hand they take about
  *     memory_max, unless two runs need more.
  *
- * Runs are blocks as in a table, so what is read back is checked.
+ * Runs are blocks as in a table, so what is read back is checked. That which was to be the table
+ * may have compressed ones.
  */
 #include <string.h>
 
@@ -27,8 +28,9 @@ struct sealed_source {
     size_t at;          /* of the block behind the current one */
     uint64_t at_offset; /* the same in the file */
     struct sealed_block block;
-    uint32_t index; /* of the current record */
-    uint8_t *key;   /* key_max bytes; its prefix is that of the block */
+    km_buffer plain; /* the current block, if it was compressed */
+    uint32_t index;  /* of the current record */
+    uint8_t *key;    /* key_max bytes; its prefix is that of the block */
     size_t key_size;
     uint64_t head;
     km_bytes value;
@@ -46,12 +48,14 @@ struct sealed_heap {
 
 /* ---- one run ----------------------------------------------------------------------------- */
 
+static uint64_t sealed_run_buffer(const struct sealed_run *run)
+{
+    return run->block_max > SEALED_RUN_BUFFER_MIN ? run->block_max : SEALED_RUN_BUFFER_MIN;
+}
+
 static uint64_t sealed_run_cost(const struct sealed_merge *merge, const struct sealed_run *run)
 {
-    uint64_t buffer = run->block_max > SEALED_RUN_BUFFER_MIN ? run->block_max
-                                                             : SEALED_RUN_BUFFER_MIN;
-
-    return buffer + merge->key_max + sizeof(struct sealed_source);
+    return sealed_run_buffer(run) + run->plain_max + merge->key_max + sizeof(struct sealed_source);
 }
 
 size_t km__sealed_merge_width(const struct sealed_merge *merge, const struct sealed_run *runs,
@@ -145,7 +149,9 @@ static km_status sealed_source_next_block(const struct sealed_heap *heap,
         if (extent == 0)
             return KM_E_CORRUPT; /* larger than any block that was written */
     }
-    rc = km__sealed_block_decode(source->bytes + source->at, extent, seed, &source->block);
+    rc = km__sealed_unpack_block(heap->merge->unpackers,
+                                 km_bytes_of(source->bytes + source->at, extent), seed,
+                                 &source->plain, &source->block);
     if (!rc)
         rc = km__sealed_block_check_values(&source->block);
     if (rc)
@@ -233,8 +239,7 @@ static km_status sealed_heap_init(struct sealed_heap *heap, const struct sealed_
     uint64_t capacity = room < SEALED_RUN_BUFFER_MAX ? room : SEALED_RUN_BUFFER_MAX;
 
     for (size_t i = 0; i < count; i++) {
-        uint64_t need = sealed_run_cost(merge, &runs[i]) - merge->key_max -
-                        sizeof(struct sealed_source);
+        uint64_t need = sealed_run_buffer(&runs[i]);
         capacity = need > capacity ? need : capacity;
     }
     heap->capacity = (size_t)capacity;
@@ -252,6 +257,7 @@ static void sealed_heap_fini(struct sealed_heap *heap)
 
     for (size_t i = 0; heap->sources && i < heap->source_count; i++) {
         km__release(allocator, heap->sources[i].bytes, heap->capacity);
+        km_buffer_free(&heap->sources[i].plain);
         km__release(allocator, heap->sources[i].key, heap->merge->key_max + 1);
     }
     km__release(allocator, heap->sources, heap->source_count * sizeof(*heap->sources));

@@ -4,6 +4,7 @@
  *
  * I1. The index in memory was checked when the table was opened; here it is compared with what the
  *     file has now, and blocks are checked against it.
+ * I2. What cannot be read is a finding too; the rest is checked nevertheless.
  */
 #include <string.h>
 
@@ -18,6 +19,8 @@ struct sealed_verify {
     km_progress_fn progress;
     void *context;
     uint64_t finding_count;
+    km_status io_failure; /* KM_OK, or that of the first read that failed */
+    int io_os_error;
     struct sealed_window window;
     uint8_t *key; /* KM_KEY_SIZE_MAX: last of the block before */
     size_t key_size;
@@ -36,6 +39,29 @@ static void sealed_verify_report(struct sealed_verify *verify, uint64_t offset, 
     km__ignore(km__fail(&finding, KM_E_CORRUPT, verify->table->name, offset, 0, "%s", text),
                "it is counted");
     verify->found(verify->context, &finding);
+}
+
+/* I2. Returns KM_OK, or what ends the whole. */
+static km_status sealed_verify_unreadable(struct sealed_verify *verify, km_status rc,
+                                          uint64_t offset, const char *text)
+{
+    struct os *os = verify->table->os;
+    int os_error = os->ops->last_error(os);
+    km_error finding;
+
+    if (rc != KM_E_IO)
+        return rc;
+    if (!verify->io_failure) {
+        verify->io_failure = rc;
+        verify->io_os_error = os_error;
+    }
+    verify->finding_count++;
+    if (!verify->found)
+        return KM_OK;
+    km__ignore(km__fail(&finding, rc, verify->table->name, offset, os_error, "%s", text),
+               "it is counted");
+    verify->found(verify->context, &finding);
+    return KM_OK;
 }
 
 /* ---- blocks ------------------------------------------------------------------------------ */
@@ -80,10 +106,13 @@ static const char *sealed_verify_fault(struct sealed_verify *verify,
                                        const struct sealed_place *place,
                                        const struct sealed_block *block)
 {
+    /* behind an unpacked block there is nothing */
+    size_t size = block->bytes == km__sealed_window_at(&verify->window, place)
+                      ? (size_t)place->size
+                      : (size_t)(block->end - block->bytes);
     km_bytes key;
 
-    if (km__sealed_block_check_order(block, (size_t)place->size, verify->table->footer.key_width) !=
-        KM_OK)
+    if (km__sealed_block_check_order(block, size, verify->table->footer.key_width) != KM_OK)
         return "the records of a block are not in order";
     key = sealed_verify_key(verify, block, 0);
     if (verify->has_key && km__sealed_compare(km_bytes_of(verify->key, verify->key_size), key) >= 0)
@@ -101,14 +130,18 @@ static const char *sealed_verify_fault(struct sealed_verify *verify,
 static km_status sealed_verify_block(struct sealed_verify *verify, const struct sealed_place *place)
 {
     struct sealed_block block;
-    const char *fault;
+    const char *fault = NULL;
     km_status rc = km__sealed_window_load(&verify->window, place, &block);
 
     if (rc && rc != KM_E_CORRUPT)
-        return rc;
-    fault = rc ? "a block does not pass its checksums" : sealed_verify_fault(verify, place, &block);
+        rc = sealed_verify_unreadable(verify, rc, place->offset, "a block cannot be read");
+    else
+        fault = rc ? "a block does not pass its checksums"
+                   : sealed_verify_fault(verify, place, &block);
     if (fault)
         sealed_verify_report(verify, place->offset, fault);
+    else if (rc)
+        return rc;
     if (verify->progress &&
         verify->progress(verify->context, place->offset + place->size, verify->table->file_size))
         return KM_STOPPED;
@@ -134,27 +167,34 @@ static km_status sealed_verify_blocks(struct sealed_verify *verify)
 
 /* ---- the rest ---------------------------------------------------------------------------- */
 
-/* Header and footer, read anew. */
-static km_status sealed_verify_ends(struct sealed_verify *verify)
+static km_status sealed_verify_header(struct sealed_verify *verify)
 {
     const km_sealed *table = verify->table;
-    uint64_t end = table->file_size - SEALED_PAGE;
-    struct sealed_footer footer;
     uint8_t bytes[SEALED_PAGE];
     uint8_t id[SEALED_ID_SIZE];
     km_status rc = table->os->ops->read_at(table->file, 0, bytes, sizeof(bytes));
 
     if (rc)
-        return rc;
+        return sealed_verify_unreadable(verify, rc, 0, "the header cannot be read");
     if (km__sealed_header_decode(bytes, id) != KM_OK ||
         memcmp(id, table->footer.id, sizeof(id)) != 0)
         sealed_verify_report(verify, 0, "the header is damaged");
-    rc = table->os->ops->read_at(table->file, end, bytes, sizeof(bytes));
+    return KM_OK;
+}
+
+static km_status sealed_verify_footer(struct sealed_verify *verify)
+{
+    const km_sealed *table = verify->table;
+    uint64_t at = table->file_size - SEALED_PAGE;
+    struct sealed_footer footer;
+    uint8_t bytes[SEALED_PAGE];
+    km_status rc = table->os->ops->read_at(table->file, at, bytes, sizeof(bytes));
+
     if (rc)
-        return rc;
+        return sealed_verify_unreadable(verify, rc, at, "the footer cannot be read");
     if (km__sealed_footer_decode(bytes, table->file_size, &footer) != KM_OK ||
         memcmp(footer.id, table->footer.id, sizeof(footer.id)) != 0)
-        sealed_verify_report(verify, end, "the footer is damaged");
+        sealed_verify_report(verify, at, "the footer is damaged");
     return KM_OK;
 }
 
@@ -167,63 +207,136 @@ static int sealed_is_all_zero(const uint8_t *bytes, size_t size)
     return seen == 0;
 }
 
+/* A piece of the index and the zeros behind it, of which `same` bytes are in memory too. */
+static km_status sealed_verify_piece(struct sealed_verify *verify, uint64_t at, uint8_t *piece,
+                                     size_t size, size_t same)
+{
+    const km_sealed *table = verify->table;
+    uint64_t offset = table->footer.index_offset + at;
+    km_status rc = table->os->ops->read_at(table->file, offset, piece, size);
+
+    if (rc)
+        return sealed_verify_unreadable(verify, rc, offset, "the index cannot be read");
+    if (same && memcmp(piece, table->index + at, same) != 0)
+        sealed_verify_report(verify, offset, "the index is damaged");
+    if (!sealed_is_all_zero(piece + same, size - same))
+        sealed_verify_report(verify, offset, "what follows the index is not zero");
+    return KM_OK;
+}
+
 static km_status sealed_verify_index(struct sealed_verify *verify, uint8_t *piece)
 {
     const km_sealed *table = verify->table;
-    uint64_t start = table->footer.index_offset;
     uint64_t used = table->footer.index_size;
-    uint64_t size = table->file_size - SEALED_PAGE - start;
+    uint64_t size = table->file_size - SEALED_PAGE - table->footer.index_offset;
 
     for (uint64_t at = 0; at < size;) {
         size_t step = size - at < SEALED_VERIFY_PIECE ? (size_t)(size - at) : SEALED_VERIFY_PIECE;
         size_t same = at >= used ? 0 : (size_t)(used - at < step ? used - at : step);
-        km_status rc = table->os->ops->read_at(table->file, start + at, piece, step);
+        km_status rc = sealed_verify_piece(verify, at, piece, step, same);
         if (rc)
             return rc;
-        if (same && memcmp(piece, table->index + at, same) != 0)
-            sealed_verify_report(verify, start + at, "the index is damaged");
-        if (!sealed_is_all_zero(piece + same, step - same))
-            sealed_verify_report(verify, start + at, "what follows the index is not zero");
         at += step;
     }
     return KM_OK;
 }
 
+/* Nothing is before the first block. */
+static void sealed_verify_first(struct sealed_verify *verify)
+{
+    const km_sealed *table = verify->table;
+    struct sealed_group group;
+
+    if (table->group_count == 0)
+        return;
+    km__sealed_group_view(table->groups[0].bytes, &group);
+    if (group.prefix_size + km__sealed_group_suffix(&group, 0).size != 0)
+        sealed_verify_report(verify, table->footer.index_offset,
+                             "the separator of the first block is not empty");
+}
+
 static km_status sealed_verify_all(struct sealed_verify *verify, uint8_t *piece)
 {
     const struct sealed_footer *footer = &verify->table->footer;
-    km_status rc = sealed_verify_ends(verify);
+    km_status rc = sealed_verify_header(verify);
 
     if (!rc)
+        rc = sealed_verify_footer(verify);
+    if (!rc)
         rc = sealed_verify_index(verify, piece);
+    sealed_verify_first(verify);
     if (!rc)
         rc = sealed_verify_blocks(verify);
     if (!rc && verify->finding_count == 0 &&
         (verify->key_bytes != footer->key_bytes || verify->value_bytes != footer->value_bytes))
         sealed_verify_report(verify, verify->table->file_size - SEALED_PAGE,
                              "the footer's totals are wrong");
+    if (!rc)
+        rc = verify->io_failure;
     if (!rc && verify->finding_count > 0)
         rc = KM_E_CORRUPT;
+    return rc;
+}
+
+static km_status sealed_verify_run(struct sealed_verify *verify)
+{
+    const struct allocator *allocator = &verify->table->os->allocator;
+    uint8_t *piece = km__allocate(allocator, SEALED_VERIFY_PIECE);
+    km_status rc = KM_E_NO_MEMORY;
+
+    km__sealed_window_init(&verify->window, verify->table);
+    verify->key = km__allocate(allocator, KM_KEY_SIZE_MAX);
+    verify->next_key = km__allocate(allocator, KM_KEY_SIZE_MAX);
+    if (piece && verify->key && verify->next_key)
+        rc = sealed_verify_all(verify, piece);
+    km__sealed_window_fini(&verify->window);
+    km__release(allocator, verify->next_key, KM_KEY_SIZE_MAX);
+    km__release(allocator, verify->key, KM_KEY_SIZE_MAX);
+    km__release(allocator, piece, SEALED_VERIFY_PIECE);
     return rc;
 }
 
 km_status km_sealed_verify(const km_sealed *table, km_finding_fn found, km_progress_fn progress,
                            void *context)
 {
-    const struct allocator *allocator = &table->os->allocator;
     struct sealed_verify verify = {
         .table = table, .found = found, .progress = progress, .context = context};
-    uint8_t *piece = km__allocate(allocator, SEALED_VERIFY_PIECE);
-    km_status rc = KM_E_NO_MEMORY;
 
-    km__sealed_window_init(&verify.window, table);
-    verify.key = km__allocate(allocator, KM_KEY_SIZE_MAX);
-    verify.next_key = km__allocate(allocator, KM_KEY_SIZE_MAX);
-    if (piece && verify.key && verify.next_key)
-        rc = sealed_verify_all(&verify, piece);
-    km__sealed_window_fini(&verify.window);
-    km__release(allocator, verify.next_key, KM_KEY_SIZE_MAX);
-    km__release(allocator, verify.key, KM_KEY_SIZE_MAX);
-    km__release(allocator, piece, SEALED_VERIFY_PIECE);
+    return sealed_verify_run(&verify);
+}
+
+static const char *sealed_verify_text(km_status rc)
+{
+    switch (rc) {
+    case KM_E_CORRUPT: return "the table is damaged";
+    case KM_E_IO: return "the table cannot be read as a whole";
+    default: return "the table could not be verified";
+    }
+}
+
+km_status km__sealed_check(struct os *os, const char *path, km_finding_fn found, void *context,
+                           km_error *out_error)
+{
+    km_sealed_options options = KM_SEALED_OPTIONS_INIT;
+    struct sealed_verify verify = {.found = found, .context = context};
+    km_sealed *table = NULL;
+    km_status rc;
+
+    options.no_mapping = 1; /* a mapping would not be used */
+    rc = km__sealed_open(os, path, &options, &table, out_error);
+    if (rc)
+        return rc;
+    verify.table = table;
+    rc = sealed_verify_run(&verify);
+    if (rc)
+        km__ignore(km__fail(out_error, rc, table->name, 0, rc == KM_E_IO ? verify.io_os_error : 0,
+                            "%s", sealed_verify_text(rc)),
+                   "rc is returned");
+    km_sealed_close(table);
     return rc;
+}
+
+km_status km_sealed_check(const char *path, km_finding_fn found, void *context, km_error *out_error)
+{
+    return km__sealed_check(km__os_linux(), path, found, context, out_error);
 }

@@ -10,6 +10,8 @@
  * I3. What keys begin with alike shrinks as a block grows: for ascending keys, all have in common
  *     what the first and the last have. So each record keeps what its key had not in common with
  *     the first when it came, and pending suffixes are never more than the block's.
+ * I4. A block is compressed only where that saves a page, and only up to SEALED_PACKED_PLAIN_MAX
+ *     bytes.
  */
 #include <string.h>
 
@@ -50,6 +52,15 @@ km_status km__sealed_writer_init(struct sealed_writer *writer, struct os *os)
     return KM_OK;
 }
 
+static void sealed_release_packed(struct sealed_writer *writer)
+{
+    km__release(writer->allocator, writer->plain, writer->packed_capacity);
+    km__release(writer->allocator, writer->packed, writer->packed_capacity);
+    writer->plain = NULL;
+    writer->packed = NULL;
+    writer->packed_capacity = 0;
+}
+
 void km__sealed_writer_fini(struct sealed_writer *writer)
 {
     const struct allocator *allocator = writer->allocator;
@@ -69,6 +80,7 @@ void km__sealed_writer_fini(struct sealed_writer *writer)
     km__release(allocator, pending->hashes, SEALED_HASHES_SIZE);
     km__release(allocator, pending->suffixes, SEALED_BLOCK_SIZE_MAX);
     km__release(allocator, pending->values, pending->values_capacity);
+    sealed_release_packed(writer);
     memset(writer, 0, sizeof(*writer));
 }
 
@@ -95,8 +107,10 @@ void km__sealed_writer_begin(struct sealed_writer *writer, const struct sealed_t
     writer->id_sum = target->id_sum;
     writer->block_size = target->block_size;
     writer->index = target->index;
+    writer->packer = target->packer;
     writer->out_used = 0;
     writer->block_max = 0;
+    writer->plain_max = 0;
     memset(&writer->totals, 0, sizeof(writer->totals));
     memset(&pending->shape, 0, sizeof(pending->shape));
     pending->suffixes_used = 0;
@@ -197,6 +211,65 @@ static void sealed_count_block(struct sealed_writer *writer, uint64_t size)
         writer->block_max = size;
 }
 
+/* A block as it is, without the zeros behind it. */
+static km_status sealed_put_plain(struct sealed_writer *writer,
+                                  const struct sealed_records *records, uint32_t seed)
+{
+    uint64_t head_size = km__sealed_shape_head_size(&records->shape);
+    km_status rc = KM_OK;
+
+    if (head_size > SEALED_OUT_SIZE - writer->out_used)
+        rc = km__sealed_writer_flush(writer);
+    if (rc)
+        return rc;
+    km__sealed_block_encode_head(records, seed, writer->out + writer->out_used);
+    writer->out_used += head_size;
+    return km__sealed_writer_put(writer, records->values, records->shape.value_bytes);
+}
+
+static km_status sealed_enlarge_packed(struct sealed_writer *writer, size_t size)
+{
+    if (size <= writer->packed_capacity)
+        return KM_OK;
+    sealed_release_packed(writer);
+    writer->plain = km__allocate(writer->allocator, size);
+    writer->packed = km__allocate(writer->allocator, size);
+    writer->packed_capacity = size;
+    return writer->plain && writer->packed ? KM_OK : KM_E_NO_MEMORY;
+}
+
+/* A block compressed, or, if that saves no page, as it is (I4). */
+static km_status sealed_put_packed(struct sealed_writer *writer,
+                                   const struct sealed_records *records, uint32_t seed)
+{
+    size_t plain_size = (size_t)km__sealed_shape_size(&records->shape);
+    size_t pages_size = (size_t)km__round_up(plain_size, SEALED_PAGE);
+    size_t head_size = (size_t)km__sealed_shape_head_size(&records->shape);
+    struct sealed_packed packed = {.plain_size = (uint32_t)plain_size,
+                                   .count = records->shape.count};
+    size_t frame_size = 0;
+    km_status rc = sealed_enlarge_packed(writer, pages_size);
+
+    if (rc)
+        return rc;
+    km__sealed_block_encode_head(records, seed, writer->plain);
+    if (plain_size > head_size)
+        memcpy(writer->plain + head_size, records->values, plain_size - head_size);
+    rc = km__sealed_pack(writer->packer, km_bytes_of(writer->plain, plain_size),
+                         writer->packed + SEALED_PACKED_HEADER_SIZE,
+                         pages_size - SEALED_PAGE - SEALED_PACKED_HEADER_SIZE, &frame_size);
+    if (rc)
+        return rc;
+    if (frame_size == 0)
+        return km__sealed_writer_put(writer, writer->plain, plain_size);
+    packed.frame = writer->packed + SEALED_PACKED_HEADER_SIZE;
+    packed.frame_size = (uint32_t)frame_size;
+    km__sealed_packed_encode(&packed, seed, writer->packed);
+    if (plain_size > writer->plain_max)
+        writer->plain_max = plain_size;
+    return km__sealed_writer_put(writer, writer->packed, SEALED_PACKED_HEADER_SIZE + frame_size);
+}
+
 static km_status sealed_close_block(struct sealed_writer *writer)
 {
     struct sealed_pending *pending = &writer->pending;
@@ -206,25 +279,23 @@ static km_status sealed_close_block(struct sealed_writer *writer)
                                      .suffixes = writer->joined,
                                      .value_sizes = pending->value_sizes,
                                      .values = pending->values};
-    uint64_t head_size = km__sealed_shape_head_size(&pending->shape);
-    uint64_t size = km__round_up(km__sealed_shape_size(&pending->shape), SEALED_PAGE);
-    uint64_t offset;
-    km_status rc = KM_OK;
+    uint64_t plain_size = km__sealed_shape_size(&pending->shape);
+    uint64_t offset = writer->offset + writer->out_used;
+    uint32_t seed = km__sealed_block_seed(writer->id_sum, offset);
+    uint64_t size;
+    km_status rc;
 
-    if (head_size > SEALED_OUT_SIZE - writer->out_used)
-        rc = km__sealed_writer_flush(writer);
-    if (rc)
-        return rc;
-    offset = writer->offset + writer->out_used;
     sealed_join_suffixes(writer);
-    km__sealed_block_encode_head(&records, km__sealed_block_seed(writer->id_sum, offset),
-                                 writer->out + writer->out_used);
-    writer->out_used += head_size;
-    rc = km__sealed_writer_put(writer, pending->values, pending->shape.value_bytes);
+    if (writer->packer && plain_size > SEALED_PAGE && plain_size <= SEALED_PACKED_PLAIN_MAX)
+        rc = sealed_put_packed(writer, &records, seed);
+    else
+        rc = sealed_put_plain(writer, &records, seed);
     if (!rc)
         rc = sealed_fill_page(writer);
-    if (!rc)
-        rc = sealed_tell_index(writer, offset, size);
+    if (rc)
+        return rc;
+    size = writer->offset + writer->out_used - offset;
+    rc = sealed_tell_index(writer, offset, size);
     if (rc)
         return rc;
     sealed_count_block(writer, size);

@@ -11,10 +11,15 @@
  *
  * I1. A file gets such a name when it is whole, synced, and the map itself is durable. So a table
  *     belongs to its map after any crash.
- * I2. The version is no position of a record, and below that of each record written later: so no
- *     key has the same version twice.
+ * I2. The version lies within a mark that is written for it, and durable before the name is. So it
+ *     is no position of a record, below that of each record written later, and no other table's:
+ *     no key has the same version twice.
  * I3. Names are taken away from above, so those that a crash leaves are a stack, with its count.
  * I4. While a stack is given to a map, no change of the map goes on, and no snapshot is open.
+ * I5. One table is attached, or one map's detached, at a time: attach_lock.
+ * I6. What was put over tables is durable before they are detached, and nothing is put while their
+ *     names are taken away: so no delete that hid nothing is followed by a crash after which the
+ *     tables are there.
  */
 #include "store/store_tables.h"
 
@@ -24,6 +29,7 @@
 #include "store/store_view.h"
 
 #define TABLE_PREFIX "table-"
+#define BUSY_MESSAGE "a snapshot is open, or a backup is being written: tables must stay"
 #define TABLE_NAME_LENGTH 51u /* without the end of the string */
 
 _Static_assert(TABLE_NAME_LENGTH < TABLE_NAME_SIZE, "a name has room");
@@ -152,34 +158,55 @@ void km__tables_close(km_map *map)
     }
 }
 
-/* I4. KM_BUSY: a snapshot is open. */
-static km_status give_stack(km_map *map, struct table_stack *stack)
+/* Keep every change of a map out, and snapshots from being taken: I4. KM_BUSY: one is open, or a
+ * backup is written; KM_E_DROPPED. Unlock after an error too. */
+static km_status lock_stack(km_map *map)
 {
-    struct snapshots *snapshots = &map->store->snapshots;
-    uint64_t overlap = 0;
-    km_status rc = KM_OK;
+    struct km_store *store = map->store;
 
-    km__mutex_lock(&map->store->catalogue_lock);
+    km__mutex_lock(&store->catalogue_lock);
     km__maps_lock_partitions(map);
-    /* relaxed: set under catalogue_lock */
+    km__mutex_lock(&store->snapshots.lock);
+    /* relaxed, both: set under catalogue_lock; under snapshots.lock */
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
-        rc = KM_E_DROPPED;
-    if (!rc && stack)
-        rc = km__tables_count_overlap(map, stack, &overlap);
-    if (!rc) {
-        km__gate_close(&snapshots->gate);
-        km__mutex_lock(&snapshots->lock);
-        /* relaxed: changed under the lock */
-        if (atomic_load_explicit(&snapshots->count, memory_order_relaxed))
-            rc = KM_BUSY;
-        else
-            set_stack(map, stack, overlap);
-        km__mutex_unlock(&snapshots->lock);
-        km__gate_open(&snapshots->gate);
-    }
+        return KM_E_DROPPED;
+    return atomic_load_explicit(&store->snapshots.count, memory_order_relaxed) || store->table_holds
+               ? KM_BUSY
+               : KM_OK;
+}
+
+static void unlock_stack(km_map *map)
+{
+    km__mutex_unlock(&map->store->snapshots.lock);
     km__maps_unlock_partitions(map);
     km__mutex_unlock(&map->store->catalogue_lock);
+}
+
+static km_status give_stack(km_map *map, struct table_stack *stack)
+{
+    uint64_t overlap = 0;
+    km_status rc = lock_stack(map);
+
+    if (!rc)
+        rc = km__tables_count_overlap(map, stack, &overlap);
+    if (!rc)
+        set_stack(map, stack, overlap);
+    unlock_stack(map);
     return rc;
+}
+
+void km__tables_hold(struct km_store *store)
+{
+    km__mutex_lock(&store->snapshots.lock);
+    store->table_holds++;
+    km__mutex_unlock(&store->snapshots.lock);
+}
+
+void km__tables_let_go(struct km_store *store)
+{
+    km__mutex_lock(&store->snapshots.lock);
+    store->table_holds--;
+    km__mutex_unlock(&store->snapshots.lock);
 }
 
 /* ---- files ------------------------------------------------------------------------------- */
@@ -262,213 +289,7 @@ static km_status check_table(const km_sealed *sealed, km_error *error)
                           "anew without compression");
 }
 
-/* ---- attaching --------------------------------------------------------------------------- */
-
-struct attaching {
-    km_map *map;
-    struct km_store *store;
-    km_error *error;
-    struct table_stack *stack;
-    struct table_name name;
-};
-
-static uint32_t top_number(const km_map *map)
-{
-    const struct table_stack *stack = km__tables_of(map);
-    struct table_name name;
-
-    return stack && parse_table_name(stack->own->name, &name) ? name.number : 0;
-}
-
-static km_status check_attachable(km_map *map, km_error *error)
-{
-    const struct table_stack *stack;
-    km_status rc = km__check_writable(map->store);
-
-    if (!rc && km__epoch_ongoing())
-        rc = KM_WOULD_BLOCK;
-    if (rc)
-        return km__fail(error, rc, NULL, 0, 0, "the store cannot be changed now");
-    if (map->order)
-        return km__fail(error, KM_E_INVALID, NULL, 0, 0,
-                        "a table has no insertion order: attach it to a map of another kind");
-    stack = km__tables_of(map);
-    if (stack && stack->count == KM_ATTACHED_MAX)
-        return km__fail(error, KM_E_LIMIT, NULL, 0, 0,
-                        "the map has %u tables: seal it to make one of them", KM_ATTACHED_MAX);
-    return KM_OK;
-}
-
-/* The table is open: build the stack, and find the name that its file is to get. */
-static km_status plan_stack(struct attaching *attaching, km_sealed *sealed)
-{
-    km_map *map = attaching->map;
-    struct km_store *store = attaching->store;
-    uint64_t version = km__log_tail(store->log) - 1; /* I2: records begin at multiples of 8 */
-    km_status rc = check_table(sealed, attaching->error);
-
-    if (rc) {
-        km_sealed_close(sealed);
-        return rc;
-    }
-    rc = create_stack(map, sealed, version, &attaching->stack);
-    if (!rc)
-        rc = km__tables_count_keys(attaching->stack, &attaching->stack->key_count);
-    if (rc)
-        return km__fail(attaching->error, rc, NULL, 0, 0, "the tables' keys cannot be counted");
-    attaching->name.map_id = map->id;
-    attaching->name.number = top_number(map) + 1;
-    attaching->name.version = version;
-    attaching->name.key_count = attaching->stack->key_count;
-    write_table_name(&attaching->name, attaching->stack->own->name);
-    return KM_OK;
-}
-
-static km_status give_or_tell(struct attaching *attaching)
-{
-    km_status rc = give_stack(attaching->map, attaching->stack);
-
-    if (rc == KM_BUSY)
-        return km__fail(attaching->error, rc, NULL, 0, 0, "close the store's snapshots first");
-    if (rc)
-        return km__fail(attaching->error, rc, NULL, 0, 0, "the table cannot be attached");
-    attaching->stack = NULL;
-    return KM_OK;
-}
-
-/* I1 */
-static km_status name_and_give(struct attaching *attaching)
-{
-    struct km_store *store = attaching->store;
-    const struct os_ops *ops = store->os->ops;
-    const char *name = attaching->stack->own->name;
-    km_status rc = ops->rename(store->dir, TABLE_NEW_NAME, name);
-
-    if (!rc)
-        rc = ops->sync_dir(store->dir);
-    rc = rc ? attach_failed(store, attaching->error, rc, "cannot make the table's name durable")
-            : give_or_tell(attaching);
-    if (rc) {
-        km__ignore(ops->unlink(store->dir, name), "after a crash it may still be attached");
-        km__ignore(ops->sync_dir(store->dir), "as above");
-    }
-    return rc;
-}
-
-/* In the order of I1. What hid keys of tables that are detached must not hide those of this one. */
-static km_status prepare_map(km_map *map, km_error *error)
-{
-    km_status rc = map->store->dir ? km__log_sync(map->store->log) : KM_OK;
-
-    if (!rc && !km__tables_of(map))
-        rc = km__expire_map(map);
-    return rc ? km__fail(error, rc, NULL, 0, 0, "the map cannot be made ready") : KM_OK;
-}
-
-km_status km__tables_adopt(km_map *map, struct os_dir *dir, const char *name, km_error *error)
-{
-    struct attaching attaching = {.map = map, .store = map->store, .error = error};
-    km_sealed *sealed = NULL;
-    km_status rc = prepare_map(map, error);
-
-    if (!rc)
-        rc = take_file(map->store, dir, name, error);
-    if (!rc)
-        rc = km__sealed_open_at(map->store->os, map->store->dir, TABLE_NEW_NAME, NULL, &sealed,
-                                error);
-    if (!rc)
-        rc = plan_stack(&attaching, sealed);
-    if (!rc)
-        rc = name_and_give(&attaching);
-    if (rc)
-        km__ignore(map->store->os->ops->unlink(map->store->dir, TABLE_NEW_NAME),
-                   "the next attempt does it");
-    destroy_stack(map->store, attaching.stack);
-    return rc;
-}
-
-static km_status attach_in_memory(km_map *map, const char *path, km_error *error)
-{
-    struct attaching attaching = {.map = map, .store = map->store, .error = error};
-    km_sealed *sealed = NULL;
-    km_status rc = prepare_map(map, error);
-
-    if (!rc)
-        rc = km__sealed_open(map->store->os, path, NULL, &sealed, error);
-    if (!rc)
-        rc = plan_stack(&attaching, sealed);
-    if (!rc)
-        rc = give_or_tell(&attaching);
-    destroy_stack(map->store, attaching.stack);
-    return rc;
-}
-
-km_status km_attach_sealed(km_map *map, const char *path, km_error *out_error)
-{
-    struct os *os = map->store->os;
-    struct os_dir *dir = NULL;
-    const char *name = NULL;
-    km_status rc;
-
-    if (!path || !*path)
-        return km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "the path is empty");
-    rc = check_attachable(map, out_error);
-    if (rc)
-        return rc;
-    if (!map->store->dir)
-        return attach_in_memory(map, path, out_error);
-    rc = open_folder_of(os, path, &dir, &name);
-    rc = rc ? km__fail(out_error, rc, NULL, 0, os->ops->last_error(os),
-                       "cannot open the folder of %s", path)
-            : km__tables_adopt(map, dir, name, out_error);
-    os->ops->close_dir(dir);
-    return rc;
-}
-
-/* ---- detaching --------------------------------------------------------------------------- */
-
-/* I3 */
-static km_status remove_names(struct km_store *store, const struct table_stack *stack)
-{
-    const struct os_ops *ops = store->os->ops;
-    km_status rc = KM_OK;
-
-    for (uint32_t i = 0; !rc && store->dir && i < stack->count; i++) {
-        rc = ops->unlink(store->dir, stack->tables[i]->name);
-        if (!rc)
-            rc = ops->sync_dir(store->dir);
-    }
-    return rc;
-}
-
-km_status km_detach_sealed(km_map *map, km_error *out_error)
-{
-    struct km_store *store = map->store;
-    const struct table_stack *stack = km__tables_of(map);
-    km_status rc = km__check_writable(store);
-
-    if (!rc && km__epoch_ongoing())
-        rc = KM_WOULD_BLOCK;
-    if (rc)
-        return km__fail(out_error, rc, NULL, 0, 0, "the store cannot be changed now");
-    if (!stack)
-        return km__fail(out_error, KM_NOT_FOUND, NULL, 0, 0, "no table is attached to the map");
-    rc = give_stack(map, NULL);
-    if (rc)
-        return km__fail(out_error, rc, NULL, 0, 0,
-                        rc == KM_BUSY ? "close the store's snapshots first"
-                                      : "the tables cannot be detached");
-    rc = remove_names(store, stack);
-    if (rc)
-        return attach_failed(store, out_error, rc,
-                             "the tables' names could not be removed: they may be attached again "
-                             "when the store is opened");
-    rc = km__expire_map(map);
-    return rc ? km__fail(out_error, rc, NULL, 0, 0, "what hid keys of the tables is still there")
-              : KM_OK;
-}
-
-/* ---- when a store is opened -------------------------------------------------------------- */
+/* ---- names in the folder ----------------------------------------------------------------- */
 
 struct table_list {
     const struct allocator *allocator;
@@ -525,6 +346,379 @@ static void free_list(struct table_list *list)
     km__release(list->allocator, list->names, list->capacity * sizeof(*list->names));
 }
 
+static int is_of_stack(const struct table_stack *stack, const char *name)
+{
+    int found = 0;
+
+    for (uint32_t i = 0; !found && stack && i < stack->count; i++)
+        found = strcmp(stack->tables[i]->name, name) == 0;
+    return found;
+}
+
+/* I3. The names of the map's tables that are attached are counted. */
+static km_status remove_unattached(km_map *map, const struct table_list *list,
+                                   uint32_t *attached_count)
+{
+    const struct km_store *store = map->store;
+    const struct os_ops *ops = store->os->ops;
+    char text[TABLE_NAME_SIZE];
+    km_status rc = KM_OK;
+
+    for (size_t i = list->count; !rc && i > 0; i--) {
+        write_table_name(&list->names[i - 1], text);
+        if (list->names[i - 1].map_id != map->id)
+            continue;
+        if (is_of_stack(km__tables_of(map), text)) {
+            ++*attached_count;
+            continue;
+        }
+        rc = ops->unlink(store->dir, text);
+        if (!rc)
+            rc = ops->sync_dir(store->dir);
+    }
+    return rc ? rc : ops->sync_dir(store->dir); /* of one that is gone, but not durably */
+}
+
+static void set_has_strays(km_map *map, int has_strays)
+{
+    /* relaxed: published with the tables; see km__hides_stay() */
+    atomic_store_explicit(&map->has_strays, has_strays, memory_order_relaxed);
+}
+
+/* After an error of an earlier call: take the names away from tables of the map that are not
+ * attached. KM_CONFLICT: those that are attached have not all their names any more. */
+static km_status remove_strays(km_map *map)
+{
+    struct km_store *store = map->store;
+    const struct table_stack *stack = km__tables_of(map);
+    struct table_list list = {.allocator = store->allocator};
+    uint32_t attached_count = 0;
+    km_status rc;
+
+    /* relaxed: changed under attach_lock */
+    if (!store->dir || !atomic_load_explicit(&map->has_strays, memory_order_relaxed))
+        return KM_OK;
+    rc = read_list(store->os, store->dir, &list);
+    if (!rc)
+        rc = remove_unattached(map, &list, &attached_count);
+    free_list(&list);
+    if (!rc && stack && attached_count != stack->count)
+        return KM_CONFLICT;
+    if (!rc)
+        set_has_strays(map, 0);
+    return rc;
+}
+
+/* ---- attaching --------------------------------------------------------------------------- */
+
+struct attaching {
+    km_map *map;
+    struct km_store *store;
+    km_error *error;
+    struct table_stack *stack;
+    struct table_name name;
+};
+
+static uint32_t top_number(const km_map *map)
+{
+    const struct table_stack *stack = km__tables_of(map);
+    struct table_name name;
+
+    return stack && parse_table_name(stack->own->name, &name) ? name.number : 0;
+}
+
+static km_status check_room(const km_map *map, km_error *error)
+{
+    const struct table_stack *stack = km__tables_of(map);
+
+    if (stack && stack->count == KM_ATTACHED_MAX)
+        return km__fail(error, KM_E_LIMIT, NULL, 0, 0,
+                        "the map has %u tables: seal it to make one of them", KM_ATTACHED_MAX);
+    return KM_OK;
+}
+
+static km_status check_attachable(const km_map *map, km_error *error)
+{
+    km_status rc = km__check_writable(map->store);
+
+    if (!rc && km__epoch_ongoing())
+        rc = KM_WOULD_BLOCK;
+    if (rc)
+        return km__fail(error, rc, NULL, 0, 0, "the store cannot be changed now");
+    if (map->order)
+        return km__fail(error, KM_E_INVALID, NULL, 0, 0,
+                        "a table has no insertion order: attach it to a map of another kind");
+    return KM_OK;
+}
+
+/* The table is open: build the stack, and find the name that its file is to get. */
+static km_status plan_stack(struct attaching *attaching, km_sealed *sealed)
+{
+    km_map *map = attaching->map;
+    struct km_store *store = attaching->store;
+    km_status rc = check_table(sealed, attaching->error);
+
+    if (rc) {
+        km_sealed_close(sealed);
+        return rc;
+    }
+    rc = create_stack(map, sealed, attaching->name.version, &attaching->stack);
+    if (!rc)
+        rc = km__tables_count_keys(attaching->stack, &attaching->stack->key_count);
+    if (rc)
+        return km__fail(attaching->error, rc, NULL, 0, 0, "the tables' keys cannot be counted");
+    attaching->name.map_id = map->id;
+    attaching->name.number = top_number(map) + 1;
+    attaching->name.key_count = attaching->stack->key_count;
+    if (store->dir) /* in memory it has none */
+        write_table_name(&attaching->name, attaching->stack->own->name);
+    return KM_OK;
+}
+
+static km_status give_or_tell(struct attaching *attaching)
+{
+    km_status rc = give_stack(attaching->map, attaching->stack);
+
+    if (rc == KM_BUSY)
+        return km__fail(attaching->error, rc, NULL, 0, 0, BUSY_MESSAGE);
+    if (rc)
+        return km__fail(attaching->error, rc, NULL, 0, 0, "the table cannot be attached");
+    attaching->stack = NULL;
+    return KM_OK;
+}
+
+/* I1. If it fails and the name cannot be taken away, after a crash the table may be attached. */
+static km_status name_and_give(struct attaching *attaching)
+{
+    struct km_store *store = attaching->store;
+    const struct os_ops *ops = store->os->ops;
+    km_status rc;
+
+    set_has_strays(attaching->map, 1);
+    rc = ops->rename(store->dir, TABLE_NEW_NAME, attaching->stack->own->name);
+    if (!rc)
+        rc = ops->sync_dir(store->dir);
+    rc = rc ? attach_failed(store, attaching->error, rc, "cannot make the table's name durable")
+            : give_or_tell(attaching);
+    if (rc)
+        km__ignore(remove_strays(attaching->map), "the next attaching or detaching does it");
+    else
+        set_has_strays(attaching->map, 0);
+    return rc;
+}
+
+/* One try; KM_WOULD_BLOCK if the log has no room now. */
+static km_status try_mark(struct log *log, uint64_t size, uint64_t *out_version)
+{
+    struct record mark = {.kind = RECORD_MARK, .value_size = 8};
+    struct log_space space;
+    uint8_t value[8];
+    km_status rc;
+
+    km__store64(value, km__log_durable(log));
+    km__epoch_enter();
+    rc = km__log_reserve(log, size, LOG_CLASS_INTERNAL, &space);
+    if (!rc) {
+        struct log_payload payload = {value, NULL,
+                                      km__record_payload_crc(value, sizeof(value), NULL, 0)};
+
+        km__log_write_record(log, &space, 0, &mark, &payload);
+        *out_version = space.position + 7; /* records begin at multiples of 8 */
+        km__log_finish(log, &space);
+    }
+    km__epoch_leave();
+    return rc;
+}
+
+/* I2 */
+static km_status take_version(struct km_store *store, uint64_t *out_version)
+{
+    uint64_t size = km__record_size(0, 8, 0);
+    km_status rc;
+
+    for (;;) { /* ends when there is room, or none to be had */
+        rc = try_mark(store->log, size, out_version);
+        if (rc != KM_WOULD_BLOCK)
+            return rc;
+        rc = km__wait_room(store, size, LOG_CLASS_INTERNAL);
+        if (rc)
+            return rc;
+    }
+}
+
+/* In the order of I1. What hid keys of tables that are detached must not hide those of this one,
+ * after a power cut neither. */
+static km_status prepare_map(struct attaching *attaching)
+{
+    km_map *map = attaching->map;
+    struct km_store *store = attaching->store;
+    km_status rc = check_room(map, attaching->error);
+
+    if (rc)
+        return rc;
+    rc = remove_strays(map);
+    if (rc == KM_CONFLICT)
+        return km__fail(attaching->error, KM_E_IO, NULL, 0, 0,
+                        "the map's tables could not be detached before: detach them first");
+    if (!rc)
+        rc = km__map_load_nodes(map); /* give_stack() walks over them with the partitions locked */
+    if (!rc && !km__tables_of(map))
+        rc = km__expire_map(map);
+    if (!rc)
+        rc = take_version(store, &attaching->name.version);
+    if (!rc && store->dir)
+        rc = km__log_sync(store->log);
+    return rc ? km__fail(attaching->error, rc, NULL, 0, 0, "the map cannot be made ready") : KM_OK;
+}
+
+static km_status adopt_locked(km_map *map, struct os_dir *dir, const char *name, km_error *error)
+{
+    struct attaching attaching = {.map = map, .store = map->store, .error = error};
+    km_sealed *sealed = NULL;
+    km_status rc = prepare_map(&attaching);
+
+    if (!rc)
+        rc = take_file(map->store, dir, name, error);
+    if (!rc)
+        rc = km__sealed_open_at(map->store->os, map->store->dir, TABLE_NEW_NAME, NULL, &sealed,
+                                error);
+    if (!rc)
+        rc = plan_stack(&attaching, sealed);
+    if (!rc)
+        rc = name_and_give(&attaching);
+    if (rc)
+        km__ignore(map->store->os->ops->unlink(map->store->dir, TABLE_NEW_NAME),
+                   "the next attempt does it");
+    destroy_stack(map->store, attaching.stack);
+    return rc;
+}
+
+km_status km__tables_adopt(km_map *map, struct os_dir *dir, const char *name, km_error *error)
+{
+    km_status rc;
+
+    km__mutex_lock(&map->store->attach_lock);
+    rc = adopt_locked(map, dir, name, error);
+    km__mutex_unlock(&map->store->attach_lock);
+    return rc;
+}
+
+static km_status attach_in_memory(km_map *map, const char *path, km_error *error)
+{
+    struct attaching attaching = {.map = map, .store = map->store, .error = error};
+    km_sealed *sealed = NULL;
+    km_status rc;
+
+    km__mutex_lock(&map->store->attach_lock);
+    rc = prepare_map(&attaching);
+    if (!rc)
+        rc = km__sealed_open(map->store->os, path, NULL, &sealed, error);
+    if (!rc)
+        rc = plan_stack(&attaching, sealed);
+    if (!rc)
+        rc = give_or_tell(&attaching);
+    km__mutex_unlock(&map->store->attach_lock);
+    destroy_stack(map->store, attaching.stack);
+    return rc;
+}
+
+km_status km_attach_sealed(km_map *map, const char *path, km_error *out_error)
+{
+    struct os *os = map->store->os;
+    struct os_dir *dir = NULL;
+    const char *name = NULL;
+    km_status rc;
+
+    if (!path || !*path)
+        return km__fail(out_error, KM_E_INVALID, NULL, 0, 0, "the path is empty");
+    rc = check_attachable(map, out_error);
+    if (rc)
+        return rc;
+    if (!map->store->dir)
+        return attach_in_memory(map, path, out_error);
+    rc = open_folder_of(os, path, &dir, &name);
+    rc = rc ? km__fail(out_error, rc, NULL, 0, os->ops->last_error(os),
+                       "cannot open the folder of %s", path)
+            : km__tables_adopt(map, dir, name, out_error);
+    os->ops->close_dir(dir);
+    return rc;
+}
+
+/* ---- detaching --------------------------------------------------------------------------- */
+
+/* I3. An attempt before this one may have got some way. */
+static km_status remove_names(struct km_store *store, const struct table_stack *stack)
+{
+    const struct os_ops *ops = store->os->ops;
+    km_status rc = KM_OK;
+
+    for (uint32_t i = 0; !rc && store->dir && i < stack->count; i++) {
+        rc = ops->unlink(store->dir, stack->tables[i]->name);
+        if (rc == KM_NOT_FOUND)
+            rc = KM_OK;
+        if (!rc)
+            rc = ops->sync_dir(store->dir);
+    }
+    return rc;
+}
+
+/* I6. If it fails all tables stay attached, whatever names are gone. */
+static km_status take_away(km_map *map, const struct table_stack *stack)
+{
+    struct km_store *store = map->store;
+    km_status rc = lock_stack(map);
+
+    if (!rc && store->dir)
+        rc = km__log_sync(store->log);
+    if (!rc) {
+        rc = remove_names(store, stack);
+        set_has_strays(map, rc != KM_OK);
+    }
+    if (!rc)
+        set_stack(map, NULL, 0);
+    unlock_stack(map);
+    return rc;
+}
+
+/* What an earlier call could not take away goes first. */
+static km_status detach_locked(km_map *map, km_error *error)
+{
+    const struct table_stack *stack = km__tables_of(map);
+    km_status rc;
+
+    /* relaxed: changed under the lock */
+    if (!stack && !atomic_load_explicit(&map->has_strays, memory_order_relaxed))
+        return km__fail(error, KM_NOT_FOUND, NULL, 0, 0, "no table is attached to the map");
+    rc = remove_strays(map);
+    if ((!rc || rc == KM_CONFLICT) && stack)
+        rc = take_away(map, stack);
+    if (rc == KM_BUSY || rc == KM_E_DROPPED)
+        return km__fail(error, rc, NULL, 0, 0, rc == KM_BUSY ? BUSY_MESSAGE : "the map is dropped");
+    if (rc)
+        return attach_failed(map->store, error, rc,
+                             "the tables' names could not all be removed: detach them again");
+    rc = km__expire_map(map);
+    return rc ? km__fail(error, rc, NULL, 0, 0, "what hid keys of the tables is still there")
+              : KM_OK;
+}
+
+km_status km_detach_sealed(km_map *map, km_error *out_error)
+{
+    struct km_store *store = map->store;
+    km_status rc = km__check_writable(store);
+
+    if (!rc && km__epoch_ongoing())
+        rc = KM_WOULD_BLOCK;
+    if (rc)
+        return km__fail(out_error, rc, NULL, 0, 0, "the store cannot be changed now");
+    km__mutex_lock(&store->attach_lock);
+    rc = detach_locked(map, out_error);
+    km__mutex_unlock(&store->attach_lock);
+    return rc;
+}
+
+/* ---- when a store is opened -------------------------------------------------------------- */
+
 km_status km__tables_list(struct os *os, struct os_dir *dir, uint16_t map_id,
                           km_status (*visit)(void *context, const char *name), void *context)
 {
@@ -541,6 +735,25 @@ km_status km__tables_list(struct os *os, struct os_dir *dir, uint16_t map_id,
     return rc;
 }
 
+static int is_map_there(const km_map *map)
+{
+    /* relaxed: called before the store is in use */
+    return map && !atomic_load_explicit(&map->dropped, memory_order_relaxed);
+}
+
+/* Whether a table of `count` keys with this name goes on top of a stack (I2, I3). */
+static int fits_below(const struct table_name *name, const struct table_stack *below,
+                      uint64_t count)
+{
+    uint64_t count_below = below ? below->key_count : 0;
+    uint64_t least = count > count_below ? count : count_below;
+
+    return name->number == (below ? below->count : 0) + 1 && name->number <= KM_ATTACHED_MAX &&
+           name->version % RECORD_ALIGNMENT != 0 &&
+           (!below || name->version > below->own->version) && name->key_count >= least &&
+           name->key_count - count_below <= count;
+}
+
 /* Nobody else uses the store yet. */
 static km_status open_listed(struct km_store *store, const struct table_name *name, km_error *error)
 {
@@ -552,18 +765,18 @@ static km_status open_listed(struct km_store *store, const struct table_name *na
     km_status rc;
 
     write_table_name(name, text);
-    if (!map || atomic_load_explicit(&map->dropped, memory_order_relaxed)) { /* alone here */
-        if (store->options.mode != KM_OPEN_READ_ONLY)
-            km__ignore(store->os->ops->unlink(store->dir, text), "the next open does it");
-        return KM_OK;
-    }
+    if (!is_map_there(map))
+        return KM_OK; /* a leftover */
     below = km__tables_of(map);
-    if (map->order || (below && below->count == KM_ATTACHED_MAX))
-        return km__fail(error, KM_E_CORRUPT, text, 0, 0, "this table cannot be the map's");
     rc = km__sealed_open_at(store->os, store->dir, text, NULL, &sealed, error);
     if (rc)
-        return rc == KM_E_NOT_A_STORE ? KM_E_CORRUPT : rc;
+        return rc == KM_E_NOT_A_STORE
+                   ? km__fail(error, KM_E_CORRUPT, text, 0, 0, "this is no sealed table")
+                   : rc;
     rc = check_table(sealed, error);
+    if (!rc && (map->order || !fits_below(name, below, km_sealed_count(sealed))))
+        rc = km__fail(error, KM_E_CORRUPT, text, 0, 0,
+                      "this table, or one below it, is not what its name says: salvage the store");
     if (rc) {
         km_sealed_close(sealed);
         return rc;
@@ -608,12 +821,29 @@ km_status km__tables_open_all(struct km_store *store, km_error *error)
         rc = attach_failed(store, error, rc, "cannot list the store's folder");
     for (size_t i = 0; !rc && i < list.count; i++)
         rc = open_listed(store, &list.names[i], error);
-    if (!rc && list.has_new && store->options.mode != KM_OPEN_READ_ONLY)
-        km__ignore(store->os->ops->unlink(store->dir, TABLE_NEW_NAME), "the next open does it");
     if (!rc && list.count)
         rc = weigh_maps(store, error);
     free_list(&list);
     return rc;
+}
+
+void km__tables_sweep(struct km_store *store)
+{
+    const struct os_ops *ops = store->os->ops;
+    struct table_list list = {.allocator = store->allocator};
+    char text[TABLE_NAME_SIZE];
+    km_status rc = KM_E_UNSUPPORTED;
+
+    if (store->dir && store->options.mode != KM_OPEN_READ_ONLY)
+        rc = read_list(store->os, store->dir, &list);
+    for (size_t i = 0; !rc && i < list.count; i++) {
+        write_table_name(&list.names[i], text);
+        if (!is_map_there(km__maps_by_id(store, list.names[i].map_id)))
+            km__ignore(ops->unlink(store->dir, text), "the next open does it");
+    }
+    if (!rc && list.has_new)
+        km__ignore(ops->unlink(store->dir, TABLE_NEW_NAME), "as above");
+    free_list(&list);
 }
 
 /* ---- what is attached -------------------------------------------------------------------- */

@@ -473,9 +473,11 @@ km_status km_backup(km_store *store, const char *path, const km_backup_options *
     rc = take_backup_options(&backup, options);
     if (rc)
         return rc;
+    km__tables_hold(store); /* so that they are those of the moment that is backed up */
     rc = pin_store(&backup);
     if (!rc)
         rc = write_backup(&backup, path);
+    km__tables_let_go(store);
     end_backup(&backup);
     km__log_unpin(store->log, &backup.pin);
     km__log_free_dropped(store->log);

@@ -114,7 +114,7 @@ struct single {
 
 static enum log_class class_of(const struct change *change)
 {
-    return change->kind == RECORD_DELETE ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
+    return change->kind == RECORD_DELETE || change->is_hiding ? LOG_CLASS_DELETE : LOG_CLASS_PUT;
 }
 
 /* With the partition locked: everything that can fail. */

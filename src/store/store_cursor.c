@@ -137,6 +137,7 @@ static km_status open_cursor(km_map *map, const km_cursor_options *options, int 
                              km_cursor **out_cursor)
 {
     const struct km_store *store = map->store;
+    const struct table_stack *stack;
     km_cursor *cursor;
     km_status rc = check_cursor_map(map, options->snapshot);
 
@@ -152,8 +153,8 @@ static km_status open_cursor(km_map *map, const km_cursor_options *options, int 
     cursor->is_reverse = options->reverse != 0;
     cursor->shows_hidden = is_own;
     cursor->is_kept = !store->dir || store->options.keep_in_memory;
-    rc = km__tables_of(map) && !is_own ? km__stack_walk_open(cursor, options)
-                                       : begin_own(cursor, options);
+    stack = is_own ? NULL : km__tables_of(map);
+    rc = stack ? km__stack_walk_open(cursor, stack, options) : begin_own(cursor, options);
     if (rc) {
         km_cursor_close(cursor);
         return rc;

@@ -125,7 +125,8 @@ km_status km__cursor_own_info(const km_cursor *cursor, km_key_info *out_info);
 
 /* ---- store_cursor_tables.c: a walk over a map and its tables */
 
-km_status km__stack_walk_open(km_cursor *cursor, const km_cursor_options *options);
+km_status km__stack_walk_open(km_cursor *cursor, const struct table_stack *stack,
+                              const km_cursor_options *options);
 void km__stack_walk_close(km_cursor *cursor); /* one that has no walk is accepted */
 /* As km_cursor_next(), or previous: upwards, or downwards. */
 km_status km__stack_walk_move(km_cursor *cursor, int is_down, km_bytes *out_key,

@@ -16,6 +16,9 @@
  *     that, or turns and moves the source back.
  * I2. Of a KM_HASH map each key is either one of the tables, for the first part, or not, for the
  *     second, whatever changes meanwhile: so a key that stays is met exactly once.
+ * I3. The tables may be detached while a cursor is open, and what hid their keys goes then. So what
+ *     a table has is believed if the table was still attached after the map was looked at. If not,
+ *     the map is asked, and has the key itself, or it is passed over.
  */
 #include "store/store_cursor_internal.h"
 #include "store/store_tables.h"
@@ -37,6 +40,7 @@ struct stack_walk {
     uint64_t version; /* of the key that was returned, */
     uint64_t expires_ms;
     uint32_t value_size;
+    km_status failed;      /* the walk is nowhere until a seek: a damaged record may hide a key */
     int has_last;          /* if there is one */
     km_buffer found_value; /* KM_HASH: of a key whose value the map has */
     struct walk_source sources[KM_ATTACHED_MAX + 1];
@@ -54,7 +58,7 @@ static km_status move_source(const km_cursor *owner, struct walk_source *source,
                : km_sealed_cursor_next(source->sealed_cursor, &source->key, &source->value);
 }
 
-/* Let a source be ahead; a failure leaves it where it was. */
+/* Let a source be ahead. */
 static km_status look_ahead(const km_cursor *owner, struct walk_source *source, int is_down)
 {
     km_status rc;
@@ -62,8 +66,10 @@ static km_status look_ahead(const km_cursor *owner, struct walk_source *source, 
     if (source->has_ahead)
         return KM_OK;
     rc = move_source(owner, source, is_down);
-    if (rc && rc != CURSOR_HIDDEN && rc != KM_END)
+    if (rc && rc != CURSOR_HIDDEN && rc != KM_END) {
+        owner->walk->failed = source->cursor ? rc : KM_OK; /* it has passed what is damaged */
         return rc;
+    }
     source->status = rc;
     source->has_ahead = 1;
     return KM_OK;
@@ -161,22 +167,16 @@ static km_status note_returned(struct stack_walk *walk, const struct walk_source
     return rc;
 }
 
-static km_status move_sorted(km_cursor *cursor, int is_down, km_bytes *out_key, km_bytes *out_value)
+/* ---- what the map has itself, for a table's key ------------------------------------------ */
+
+/* Whether the tables of the walk are still under the map, whatever else is: I3. A snapshot keeps
+ * them. The lowest one stays as long as any. */
+static int is_attached(const km_cursor *cursor)
 {
-    struct walk_source *source = NULL;
-    km_status rc;
+    const struct table_stack *was = cursor->walk->stack, *now = km__tables_of(cursor->map);
 
-    do { /* ends: the sources move on */
-        rc = pass_next(cursor, 0, is_down, &source);
-        if (rc)
-            return rc;
-    } while (source->status == CURSOR_HIDDEN);
-    *out_key = source->key;
-    *out_value = source->value;
-    return note_returned(cursor->walk, source);
+    return now && now->tables[now->count - 1] == was->tables[was->count - 1];
 }
-
-/* ---- KM_HASH ----------------------------------------------------------------------------- */
 
 static km_status find_own(const km_cursor *cursor, km_bytes key, struct found *out)
 {
@@ -214,28 +214,71 @@ static km_status ask_map(km_cursor *cursor, km_bytes key)
     return rc;
 }
 
+/* Of a table's key: KM_OK, with the value to believe; KM_NOT_FOUND: it is not there. */
+static km_status judge_table_key(km_cursor *cursor, const struct walk_source *source,
+                                 km_bytes *out_value)
+{
+    struct stack_walk *walk = cursor->walk;
+    km_status rc = ask_map(cursor, source->key);
+
+    if (rc == KM_EXISTS) {
+        *out_value = km_bytes_of(walk->found_value.data, walk->found_value.size);
+        walk->has_last = 1;
+        return KM_OK;
+    }
+    if (rc)
+        return rc;
+    if (!is_attached(cursor))
+        return KM_NOT_FOUND;
+    *out_value = source->value;
+    return note_returned(walk, source);
+}
+
+/* ---- KM_SORTED --------------------------------------------------------------------------- */
+
+/* The own cursor has looked at the map before. */
+static km_status judge_sorted(km_cursor *cursor, const struct walk_source *source,
+                              km_bytes *out_value)
+{
+    if (source->status == CURSOR_HIDDEN)
+        return KM_NOT_FOUND;
+    if (source->table && KM_UNLIKELY(!is_attached(cursor)))
+        return judge_table_key(cursor, source, out_value);
+    *out_value = source->value;
+    return note_returned(cursor->walk, source);
+}
+
+static km_status move_sorted(km_cursor *cursor, int is_down, km_bytes *out_key, km_bytes *out_value)
+{
+    struct walk_source *source = NULL;
+    km_status rc;
+
+    do { /* ends: the sources move on */
+        rc = pass_next(cursor, 0, is_down, &source);
+        if (!rc)
+            rc = judge_sorted(cursor, source, out_value);
+    } while (rc == KM_NOT_FOUND);
+    if (!rc)
+        *out_key = source->key;
+    return rc;
+}
+
+/* ---- KM_HASH ----------------------------------------------------------------------------- */
+
 /* KM_END: all keys of the tables were met. */
 static km_status move_in_tables(km_cursor *cursor, km_bytes *out_key, km_bytes *out_value)
 {
-    struct stack_walk *walk = cursor->walk;
     struct walk_source *source = NULL;
     km_status rc;
 
     do { /* ends: the sources move on */
         rc = pass_next(cursor, 1, 0, &source);
-        if (rc)
-            return rc;
-        rc = ask_map(cursor, source->key);
+        if (!rc)
+            rc = judge_table_key(cursor, source, out_value);
     } while (rc == KM_NOT_FOUND);
-    if (rc && rc != KM_EXISTS)
-        return rc;
-    *out_key = source->key;
-    *out_value = source->value;
     if (!rc)
-        return note_returned(walk, source);
-    *out_value = km_bytes_of(walk->found_value.data, walk->found_value.size);
-    walk->has_last = 1;
-    return KM_OK;
+        *out_key = source->key;
+    return rc;
 }
 
 static km_status move_in_map(km_cursor *cursor, km_bytes *out_key, km_bytes *out_value)
@@ -284,6 +327,8 @@ km_status km__stack_walk_move(km_cursor *cursor, int is_down, km_bytes *out_key,
     km_status rc;
 
     cursor->walk->has_last = 0;
+    if (cursor->walk->failed)
+        return cursor->walk->failed;
     rc = cursor->map->tree ? move_sorted(cursor, is_down, &key, &value)
                            : move_unordered(cursor, &key, &value);
     if (rc)
@@ -320,6 +365,7 @@ km_status km__stack_walk_seek(km_cursor *cursor, km_bytes key)
         rc = source->cursor ? km_cursor_seek(source->cursor, key)
                             : km_sealed_cursor_seek(source->sealed_cursor, key);
     }
+    walk->failed = rc;
     return rc;
 }
 
@@ -336,7 +382,8 @@ static km_status open_table_source(const km_cursor *cursor, const km_range *rang
 }
 
 /* The own cursor of the map is opened like the one that the walk is for, but without a walk. */
-km_status km__stack_walk_open(km_cursor *cursor, const km_cursor_options *options)
+km_status km__stack_walk_open(km_cursor *cursor, const struct table_stack *stack,
+                              const km_cursor_options *options)
 {
     const struct allocator *allocator = cursor->map->store->allocator;
     struct stack_walk *walk = km__allocate(allocator, sizeof(*walk)); /* zeroed */
@@ -345,7 +392,7 @@ km_status km__stack_walk_open(km_cursor *cursor, const km_cursor_options *option
     cursor->walk = walk;
     if (!walk)
         return KM_E_NO_MEMORY;
-    walk->stack = km__tables_of(cursor->map);
+    walk->stack = stack;
     walk->source_count = walk->stack->count + 1;
     walk->is_down = cursor->is_reverse;
     rc = km__cursor_open_own(cursor->map, options, &walk->sources[0].cursor);

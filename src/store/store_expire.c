@@ -81,7 +81,7 @@ static km_status expire_ref(km_map *map, uint64_t ref)
         !(record.flags & RECORD_HAS_EXPIRY) || km__record_of(store, ref, &record) ||
         !km__is_expired(store, &record))
         return KM_OK; /* damage is for those who want the record */
-    if (km__is_hiding(&record) && km__tables_of(map))
+    if (km__is_hiding(&record) && km__hides_stay(map))
         return KM_OK;
     rc = km__expire_key(map, km_bytes_of(record.key, record.key_size),
                         km__version_of(store->view, ref, &record));

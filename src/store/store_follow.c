@@ -11,7 +11,7 @@
  *     then is applied, and no node waits in an image: then no reference leads to it.
  * I3. What cannot be followed any more makes every read an error: never a silent standstill.
  */
-#include "store/store_internal.h"
+#include "store/store_tables.h"
 
 #define FOLLOW_LOCK_BYTE (OS_LOCK_SIZE + 4096u)
 #define FOLLOW_LOCK_BYTES 4096u
@@ -56,6 +56,8 @@ static km_status apply_to_map(km_map *map, const struct record *record, uint64_t
 {
     int is_drop = record->kind == RECORD_MAP_DROPPED;
 
+    if (!is_drop && km__tables_of(map))
+        return KM_E_TOO_OLD; /* I3: it has none any more */
     km__mutex_lock(&map->store->catalogue_lock);
     km__maps_lock_partitions(map);
     if (is_drop) /* release: pairs with check_readable() */
@@ -80,17 +82,34 @@ static km_status apply_removed_range(km_map *map, uint64_t position)
     if (!km__log_record_at(map->store->view, km__log_ref(position), &record) || !map->tree ||
         km__range_of_record(&record, &range))
         return KM_E_CORRUPT;
+    if (km__tables_of(map))
+        return KM_E_TOO_OLD; /* I3: it has none any more */
     km__maps_lock_partitions(map);
     rc = km__remove_range(map, &range, 0, 1, &count);
     km__maps_unlock_partitions(map);
     return rc;
 }
 
+/* Whether a record can only be of a map that has had its tables attached, or detached, since this
+ * store was opened: then what is known here of the map is wrong (I3). */
+static int is_of_other_tables(const km_map *map, const struct record *record, uint64_t hash,
+                              km_bytes key)
+{
+    struct found before;
+
+    if (!km__tables_of(map))
+        return record->kind == RECORD_PUT && record->expiry == RECORD_EXPIRY_HIDES &&
+               !(record->flags & RECORD_RELOCATED);
+    return record->kind == RECORD_DELETE && km__find_in_map(map, hash, key, &before) == KM_OK &&
+           km__is_hiding(&before.record);
+}
+
 static km_status apply_key(km_map *map, const struct log_item *item)
 {
     const struct record *record = &item->record;
     const uint8_t *value = item->bytes + km__record_payload_offset(record->flags);
-    uint64_t hash = km__hash_key(&map->store->secret, value + record->value_size, record->key_size);
+    km_bytes key = {value + record->value_size, record->key_size};
+    uint64_t hash = km__hash_key(&map->store->secret, key.data, key.size);
     struct logged logged = {map, hash, km__log_ref(item->position),
                             km__record_size(record->flags, record->value_size, record->key_size),
                             record->kind};
@@ -99,6 +118,8 @@ static km_status apply_key(km_map *map, const struct log_item *item)
 
     km__mutex_lock(lock);
     rc = km__load_locked(map, hash);
+    if (!rc && is_of_other_tables(map, record, hash, key))
+        rc = KM_E_TOO_OLD;
     if (!rc)
         rc = km__apply_record(&logged);
     km__mutex_unlock(lock);

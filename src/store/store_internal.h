@@ -46,6 +46,8 @@ struct km_map {
                                                    nobody uses the map; see store_attach.c */
     struct table_stack *stacks;                 /* catalogue_lock: all that it ever had */
     _Atomic uint64_t overlap;                   /* [a] keys too many; see store_tables.c */
+    _Atomic int has_strays;                     /* [a] the folder may have names of tables that are
+                                                   not attached; changed under attach_lock */
     _Atomic int has_expiry;                     /* [a] a record with an expiry was seen */
     uint8_t *name;                              /* [c] */
     uint16_t name_size;                         /* [c] */
@@ -181,6 +183,8 @@ struct km_store {
     struct hash_source source; /* for everything but batches */
 
     struct reclaimer reclaimer;
+    struct mutex attach_lock;    /* attaching and detaching tables; taken before all others */
+    uint32_t table_holds;        /* snapshots.lock; see km__tables_hold() */
     struct mutex catalogue_lock; /* creating, dropping and clearing maps */
     struct mutex names_lock;     /* the two tables below */
     km_map **by_id;              /* names_lock: id_count entries; dropped maps stay */
@@ -287,6 +291,8 @@ struct map_change {
 };
 /* Log it and apply it, waiting for room. */
 km_status km__map_change(struct map_change *change);
+/* Load all nodes of a map's hash index that wait in the image. */
+km_status km__map_load_nodes(km_map *map);
 void km__maps_lock_partitions(km_map *map);
 void km__maps_unlock_partitions(km_map *map);
 /* Keep every map from changing: catalogue_lock and all partitions of all maps. */
@@ -346,15 +352,23 @@ km_status km__find_sorted(const struct km_store *store, const struct sorted_tree
                           km_bytes key, struct found *out);
 /* The same in a map, of any kind, but not in what is below it. An expired key is found. */
 km_status km__find_in_map(const km_map *map, uint64_t hash, km_bytes key, struct found *out);
-/* store_tables.c: where a map itself does not have a key, look into the tables that are attached to
- * it. *out has ref 0 then. KM_OK, KM_NOT_FOUND, KM_E_CORRUPT. */
-km_status km__find_below_slow(const km_map *map, km_bytes key, struct found *out);
-static inline km_status km__find_below(const km_map *map, km_bytes key, struct found *out)
+/* The tables under a map; NULL: none. */
+static inline const struct table_stack *km__tables_of(const km_map *map)
 {
     /* acquire: pairs with set_stack() */
-    return KM_LIKELY(!atomic_load_explicit(&map->tables, memory_order_acquire))
-               ? KM_NOT_FOUND
-               : km__find_below_slow(map, key, out);
+    return atomic_load_explicit(&map->tables, memory_order_acquire);
+}
+/* store_tables.c: where a map itself does not have a key, look into the tables that are attached to
+ * it. *out has ref 0 then. `seen` is what km__tables_of() gave before the map was asked: if that
+ * has changed, the map is asked again, since the key may have come from there. KM_OK, KM_NOT_FOUND,
+ * KM_E_CORRUPT. */
+km_status km__find_below_slow(const km_map *map, km_bytes key, const struct table_stack *seen,
+                              struct found *out);
+static inline km_status km__find_below(const km_map *map, km_bytes key,
+                                       const struct table_stack *seen, struct found *out)
+{
+    return KM_LIKELY(!seen && !km__tables_of(map)) ? KM_NOT_FOUND
+                                                   : km__find_below_slow(map, key, seen, out);
 }
 /* Locate and verify the record behind a reference: KM_OK or KM_E_CORRUPT. */
 km_status km__record_of(const struct km_store *store, uint64_t ref, struct log_record *out);

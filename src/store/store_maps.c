@@ -22,6 +22,7 @@ km_status km__maps_init(struct km_store *store)
 {
     /* whole tables at once, as untouched pages: no growing, and lookups need no reallocation lock
      */
+    km__mutex_init(&store->attach_lock);
     km__mutex_init(&store->catalogue_lock);
     km__mutex_init(&store->names_lock);
     store->by_id = km__map_pages(store->allocator, MAP_TABLE_SIZE);
@@ -57,6 +58,7 @@ void km__maps_fini(struct km_store *store)
         km__unmap_pages(store->allocator, store->by_id, MAP_TABLE_SIZE);
     if (store->by_name)
         km__unmap_pages(store->allocator, store->by_name, MAP_TABLE_SIZE);
+    km__mutex_fini(&store->attach_lock);
     km__mutex_fini(&store->catalogue_lock);
     km__mutex_fini(&store->names_lock);
 }
@@ -447,6 +449,8 @@ static km_status change_locked(struct map_change *change)
 
     if (atomic_load_explicit(&map->dropped, memory_order_relaxed))
         return KM_E_DROPPED; /* relaxed: set under catalogue_lock */
+    if (change->record.kind != RECORD_MAP_DROPPED && km__hides_stay(map))
+        return KM_E_UNSUPPORTED; /* as are tables: they may have come since the caller looked */
     rc = try_map_change(map->store, change);
     if (!rc && change->record.kind == RECORD_MAP_DROPPED)
         km__maps_remove_name(map);
@@ -454,7 +458,7 @@ static km_status change_locked(struct map_change *change)
 }
 
 /* Nodes that wait in the index image cannot be kept for a snapshot: load them first. */
-static km_status load_all_nodes(km_map *map)
+km_status km__map_load_nodes(km_map *map)
 {
     struct hash_walk walk = {0};
     int is_end = 0;
@@ -485,7 +489,7 @@ km_status km__map_change(struct map_change *change)
 
     change->record.map = map->id;
     do { /* ends when there is room, or none to be had */
-        rc = is_snapshot_open(store) ? load_all_nodes(map) : KM_OK;
+        rc = is_snapshot_open(store) ? km__map_load_nodes(map) : KM_OK;
         if (!rc)
             rc = lock_catalogue(store);
         if (rc)
@@ -550,7 +554,8 @@ uint64_t km_count(const km_map *map)
 {
     if (km__store_is_forked(map->store))
         return 0;
-    return km__map_count(map);
+    /* a dropped map's tables are not emptied; pairs with apply_drop() */
+    return atomic_load_explicit(&map->dropped, memory_order_acquire) ? 0 : km__map_count(map);
 }
 
 km_status km_map_list(km_store *store, int (*visit)(void *context, const km_map_info *info),

@@ -236,6 +236,8 @@ static km_status open_log(struct km_store *store, struct log_options *options, k
         note_recovery(store);
     if (!rc)
         rc = km__log_start(store->log, error);
+    if (!rc)
+        km__tables_sweep(store);
     if (!rc && store->is_image_refused && !options->read_only)
         km__ignore(store->os->ops->unlink(store->dir, IMAGE_NAME), "it is found damaged again");
     if (!rc) {

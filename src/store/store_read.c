@@ -33,10 +33,11 @@ static km_status unless_dropped(const km_map *map, km_status rc)
 static km_status find_key(const km_map *map, km_bytes key, struct found *out)
 {
     uint64_t hash = map->tree ? 0 : km__hash_key(&map->store->secret, key.data, key.size);
+    const struct table_stack *tables = km__tables_of(map);
     km_status rc = km__find_in_map(map, hash, key, out);
 
     if (rc == KM_NOT_FOUND)
-        rc = km__find_below(map, key, out);
+        rc = km__find_below(map, key, tables, out);
     else if (!rc && km__is_expired(map->store, &out->record))
         rc = KM_NOT_FOUND;
     return unless_dropped(map, rc);
@@ -129,12 +130,12 @@ static void prefetch_group(const km_map *map, const uint64_t *hashes, size_t cou
     }
 }
 
-/* What was found of a key, as the caller gets it. */
-static km_status tell_value(const km_map *map, km_status rc, km_bytes key, struct found *found,
-                            km_bytes *out_value)
+/* What was found of a key, as the caller gets it. The map had `tables` before it was asked. */
+static km_status tell_value(const km_map *map, const struct table_stack *tables, km_bytes key,
+                            struct found *found, km_bytes *out_value, km_status rc)
 {
     if (rc == KM_NOT_FOUND)
-        rc = km__find_below(map, key, found);
+        rc = km__find_below(map, key, tables, found);
     else if (!rc && km__is_expired(map->store, &found->record))
         rc = KM_NOT_FOUND;
     rc = unless_dropped(map, rc);
@@ -173,6 +174,7 @@ static void find_group_in_tree(const km_map *map, const km_bytes *keys, size_t c
 static km_status get_group(const km_map *map, const km_bytes *keys, size_t count,
                            km_bytes *out_values, size_t *found_count)
 {
+    const struct table_stack *tables = km__tables_of(map);
     struct found found[GET_GROUP];
     km_status statuses[GET_GROUP];
 
@@ -185,7 +187,7 @@ static km_status get_group(const km_map *map, const km_bytes *keys, size_t count
     else
         find_group_by_hash(map, keys, count, found, statuses);
     for (size_t i = 0; i < count; i++) {
-        km_status rc = tell_value(map, statuses[i], keys[i], &found[i], &out_values[i]);
+        km_status rc = tell_value(map, tables, keys[i], &found[i], &out_values[i], statuses[i]);
 
         if (rc && rc != KM_NOT_FOUND)
             return rc;

@@ -269,7 +269,7 @@ static int drop_expired(const struct move *move)
     if (KM_LIKELY(!(record->flags & RECORD_HAS_EXPIRY)) ||
         record->expiry > km__store_clock(move->map->store))
         return 0;
-    if (record->expiry == RECORD_EXPIRY_HIDES && km__tables_of(move->map))
+    if (record->expiry == RECORD_EXPIRY_HIDES && km__hides_stay(move->map))
         return 0;
     rc = km__expire_key(move->map, key_of_move(move), record->version);
     return rc == KM_OK || rc == KM_NOT_FOUND || rc == KM_CONFLICT;

@@ -9,18 +9,39 @@
 
 /* ---- seal -------------------------------------------------------------------------------- */
 
-/* Give all records of a cursor to a builder. */
-static km_status add_all(km_cursor *cursor, km_sealed_builder *builder)
+/* Give all records of a cursor to a builder. Returned is how the cursor ended, apart from what the
+ * builder said of the last record that it was given. */
+static km_status add_all(km_cursor *cursor, km_sealed_builder *builder, km_status *out_added)
 {
     km_bytes key, value;
-    km_status rc = KM_OK;
 
-    while (!rc) { /* ends with the keys */
-        rc = km_cursor_next(cursor, &key, &value);
-        if (!rc)
-            rc = km_sealed_builder_add(builder, key, value);
+    *out_added = KM_OK;
+    while (!*out_added) { /* ends with the keys */
+        km_status rc = km_cursor_next(cursor, &key, &value);
+        if (rc)
+            return rc == KM_END ? KM_OK : rc;
+        *out_added = km_sealed_builder_add(builder, key, value);
     }
-    return rc == KM_END ? KM_OK : rc;
+    return KM_OK;
+}
+
+static km_status seal_records(struct km_store *store, km_cursor *cursor,
+                              km_sealed_builder **builder, km_error *error)
+{
+    km_status added;
+    km_status rc = add_all(cursor, *builder, &added);
+
+    if (rc)
+        return km__fail(error, rc, NULL, 0,
+                        rc == KM_E_IO ? store->os->ops->last_error(store->os) : 0,
+                        "the map's records could not be read");
+    if (added == KM_E_INVALID || added == KM_E_TOO_BIG) /* then the build would go on */
+        return km__fail(error, added, NULL, 0, 0,
+                        added == KM_E_INVALID ? "a key has not the width of the table's numbers"
+                                              : "a key or a value is over its limit");
+    rc = km_sealed_builder_finish(*builder, error); /* which tells why, if the build is over */
+    *builder = NULL;
+    return rc;
 }
 
 static km_status seal_snapshot(km_map *map, km_snapshot *snapshot, km_sealed_builder **builder,
@@ -28,23 +49,20 @@ static km_status seal_snapshot(km_map *map, km_snapshot *snapshot, km_sealed_bui
 {
     km_cursor_options options = KM_CURSOR_OPTIONS_INIT;
     km_cursor *cursor = NULL;
-    km_status rc, finished;
+    km_status rc;
 
     options.snapshot = snapshot;
     rc = km_cursor_open(map, &options, &cursor);
-    if (!rc)
-        rc = add_all(cursor, *builder);
+    /* pairs with apply_drop(). It is not in a snapshot that was taken for it */
+    if (rc == KM_E_INVALID && atomic_load_explicit(&map->dropped, memory_order_acquire))
+        rc = KM_E_DROPPED;
+    rc = rc ? km__fail(error, rc, NULL, 0, 0,
+                       rc == KM_E_INVALID
+                           ? "the snapshot is of another store, or the map is not in it"
+                           : "the map cannot be read")
+            : seal_records(map->store, cursor, builder, error);
     km_cursor_close(cursor);
-    if (rc == KM_E_INVALID)
-        return km__fail(error, rc, NULL, 0, 0, "a key has not the width of the table's numbers");
-    if (rc) { /* the builder's first error, if it was one of its */
-        km__ignore(km__fail(error, rc, NULL, 0, 0, "the map's records could not be written"),
-                   "the status is the one given");
-        return rc;
-    }
-    finished = km_sealed_builder_finish(*builder, error);
-    *builder = NULL;
-    return finished;
+    return rc;
 }
 
 km_status km_seal(km_map *map, km_snapshot *snapshot, const char *path,
@@ -102,11 +120,18 @@ static km_status load_record(struct table_load *load, km_bytes key, km_bytes val
 
     if (load->batch_bytes + size > LOAD_BATCH_BYTES)
         rc = commit_load(load);
-    if (rc)
-        return rc;
-    load->batch_bytes += size;
-    return size > LOAD_BATCH_BYTES ? km_put(load->map, key, value, NULL)
-                                   : km_batch_put(load->batch, load->map, key, value);
+    if (!rc)
+        rc = km_batch_put(load->batch, load->map, key, value);
+    if (rc == KM_E_TOO_BIG && load->batch_bytes) { /* the store's batches are smaller than ours */
+        rc = commit_load(load);
+        if (!rc)
+            rc = km_batch_put(load->batch, load->map, key, value);
+    }
+    if (rc == KM_E_TOO_BIG)
+        rc = km_put(load->map, key, value, NULL);
+    if (!rc)
+        load->batch_bytes += size;
+    return rc;
 }
 
 km_status km_load_sealed(km_map *map, const km_sealed *table, km_progress_fn progress,

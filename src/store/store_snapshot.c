@@ -228,7 +228,7 @@ km_status km_snapshot_get(km_snapshot *snapshot, km_map *map, km_bytes key, km_b
     km__epoch_enter();
     rc = km__find_in_snapshot(snapshot, map, hash, key, &found);
     if (rc == KM_NOT_FOUND)
-        rc = km__find_below(map, key, &found);
+        rc = km__find_below(map, key, km__tables_of(map), &found); /* the snapshot keeps them */
     else if (!rc && km__is_expired(store, &found.record))
         rc = KM_NOT_FOUND;
     if (!rc)

@@ -136,7 +136,7 @@ static km_status find_in_older(const struct difference *difference, const km_map
     km_status rc = km__find_in_snapshot(difference->older, map, hash, key, out);
 
     if (rc == KM_NOT_FOUND)
-        return km__find_below(map, key, out);
+        return km__find_below(map, key, km__tables_of(map), out); /* the snapshot keeps them */
     if (rc || !(out->record.flags & RECORD_HAS_EXPIRY))
         return rc;
     return km__expiry_of(&out->record) <= difference->older->taken_ms ? KM_NOT_FOUND : KM_OK;

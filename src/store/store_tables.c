@@ -8,11 +8,14 @@
  *
  *     keys = entries + keys of all tables - overlap
  *
- * I1. map->overlap is the sum, over the map's entries, of 0 if no table has the key, 1 if one has,
- *     2 if the entry hides it. Each change adds what it makes of its key's entry less what that
- * was.
+ * I1. map->overlap is the sum, over the map's entries, of 1 if a table has the key, and 1 more if
+ *     the entry hides it: it may hide what was in a table that a crash left detached. Each change
+ *     adds what it makes of its key's entry less what that was.
  * I2. A stack never changes, and stays until the map's handle goes: readers hold nothing.
  * I3. A change looks into the tables before it locks anything, so that nobody waits for its disk.
+ * I4. A key that is looked up in the map and then in its tables is looked up in one state: the
+ *     tables were the same before and after. Else a key that is put before its table is detached
+ *     would be missed, or the value of a table seen that came when the map had another.
  */
 #include "store/store_tables.h"
 
@@ -53,15 +56,35 @@ void km__tables_fill_found(const struct stacked_table *table, km_bytes key, km_b
     out->record.value_size = (uint32_t)value.size;
 }
 
-km_status km__find_below_slow(const km_map *map, km_bytes key, struct found *out)
+static km_status find_in_stack(const struct table_stack *stack, km_bytes key, struct found *out)
 {
     const struct stacked_table *table = NULL;
     km_bytes value = {NULL, 0};
-    km_status rc = km__tables_find(km__tables_of(map), key, &table, &value);
+    km_status rc = stack ? km__tables_find(stack, key, &table, &value) : KM_NOT_FOUND;
 
     if (!rc)
         km__tables_fill_found(table, key, value, out);
     return rc;
+}
+
+/* I4 */
+km_status km__find_below_slow(const km_map *map, km_bytes key, const struct table_stack *seen,
+                              struct found *out)
+{
+    const struct km_store *store = map->store;
+    const struct table_stack *now = km__tables_of(map);
+    uint64_t hash;
+    km_status rc;
+
+    while (now != seen) { /* ends: each time tables were attached, or detached, meanwhile */
+        seen = now;
+        hash = km__hash_key(&store->secret, key.data, key.size);
+        rc = km__find_in_map(map, hash, key, out);
+        if (rc != KM_NOT_FOUND)
+            return !rc && km__is_expired(store, &out->record) ? KM_NOT_FOUND : rc;
+        now = km__tables_of(map);
+    }
+    return find_in_stack(now, key, out);
 }
 
 /* ---- changes ----------------------------------------------------------------------------- */
@@ -95,9 +118,9 @@ void km__tables_note_change(const struct change *change)
     uint64_t before = 0, after = 0;
 
     if (change->old_ref)
-        before = change->was_hiding ? 2 : change->below != NULL;
+        before = (uint64_t)change->was_hiding + (change->below != NULL);
     if (change->kind == RECORD_PUT)
-        after = change->is_hiding ? 2 : change->below != NULL;
+        after = (uint64_t)change->is_hiding + (change->below != NULL);
     if (before != after) /* relaxed: a number, no data behind it. It may wrap on its way */
         atomic_fetch_add_explicit(&change->map->overlap, after - before, memory_order_relaxed);
 }
@@ -175,10 +198,7 @@ static km_status weigh_entry(const km_map *map, const struct table_stack *stack,
     rc = km__record_of(map->store, ref, &record);
     if (rc)
         return rc;
-    if (km__is_hiding(&record)) {
-        *overlap += 2;
-        return KM_OK;
-    }
+    *overlap += km__is_hiding(&record);
     rc = km__tables_find(stack, km_bytes_of(record.key, record.key_size), &table, &value);
     *overlap += rc == KM_OK;
     return rc == KM_NOT_FOUND ? KM_OK : rc;

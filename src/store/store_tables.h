@@ -28,11 +28,12 @@ struct table_stack {
     struct stacked_table *tables[KM_ATTACHED_MAX]; /* the uppermost first */
 };
 
-/* The tables under a map; NULL: none. */
-static inline const struct table_stack *km__tables_of(const km_map *map)
+/* Whether what hides keys from below must stay: as long as the tables are there, or may be when the
+ * store is opened again. */
+static inline int km__hides_stay(const km_map *map)
 {
-    /* acquire: pairs with set_stack() */
-    return atomic_load_explicit(&map->tables, memory_order_acquire);
+    /* relaxed: set before the tables are taken away, which was seen if they are */
+    return km__tables_of(map) || atomic_load_explicit(&map->has_strays, memory_order_relaxed);
 }
 
 /* Whether a record is there only to hide its key from below: of a put with this expiry. */
@@ -79,8 +80,14 @@ void km__tables_note_logged(const struct logged *logged, const struct log_record
 
 /* Open the tables of all maps, when a store is opened. */
 km_status km__tables_open_all(struct km_store *store, km_error *error);
+/* Remove what crashes have left, and files of dropped maps; once the log goes on, so that the drop is
+ * durable. */
+void km__tables_sweep(struct km_store *store);
 /* Close those of a map. */
 void km__tables_close(km_map *map);
+/* Let no table be attached or detached, KM_BUSY, until it is let go: for backups. */
+void km__tables_hold(struct km_store *store);
+void km__tables_let_go(struct km_store *store);
 /* Whether a name in a store's folder is that of a table, and of which map. */
 int km__table_name_parse(const char *name, uint16_t *out_map_id);
 /* Visit the names of a map's tables in a store's folder, the lowest first. */

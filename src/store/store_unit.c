@@ -88,7 +88,7 @@ static km_status order_changes(struct unit *unit)
             continue;
         unit->order[kept++] = change;
         unit->log_size += is_expectation(change) ? 0 : change->log_size;
-        if (change->kind == RECORD_PUT)
+        if (change->kind == RECORD_PUT && !change->is_hiding)
             unit->class = LOG_CLASS_PUT;
     }
     unit->order_count = kept;

@@ -309,6 +309,23 @@ struct adoption {
     km_map *map;
 };
 
+static void keep_finding(void *context, const km_error *finding)
+{
+    *(km_error *)context = *finding;
+}
+
+/* Under a map a damaged block would be in the way of each change of its keys. */
+static km_status check_whole_table(const struct check *check, const char *name, km_error *error)
+{
+    km_sealed *sealed = NULL;
+    km_status rc = km__sealed_open_at(check->os, check->dir, name, NULL, &sealed, error);
+
+    if (!rc)
+        rc = km_sealed_verify(sealed, keep_finding, NULL, error);
+    km_sealed_close(sealed);
+    return rc;
+}
+
 /* A table that is damaged, or cannot be had, is left: its keys are lost, and told of. */
 static km_status adopt_table(void *context, const char *name)
 {
@@ -319,8 +336,10 @@ static km_status adopt_table(void *context, const char *name)
 
     if (!km__table_name_parse(name, &id) || id != adoption->id)
         return KM_OK;
-    rc = km__tables_adopt(adoption->map, adoption->check->dir, name, &error);
-    if (!rc || rc == KM_E_FULL || rc == KM_E_IO || rc == KM_E_NO_MEMORY)
+    rc = check_whole_table(adoption->check, name, &error);
+    if (!rc)
+        rc = km__tables_adopt(adoption->map, adoption->check->dir, name, &error);
+    if (!rc || rc == KM_E_FULL || rc == KM_E_NO_MEMORY)
         return rc;
     snprintf(error.file, sizeof(error.file), "%s", name);
     tell(adoption->check, &error);
@@ -434,6 +453,7 @@ static km_status delete_own(km_map *map, km_bytes key)
 
     km__change_init(&change, map, RECORD_DELETE, key, none);
     change.is_own = 1;
+    change.is_of_expired = 1; /* one that hides is to go, too */
     return absent_is_fine(km__change_key(&change, NULL));
 }
 

@@ -35,10 +35,19 @@ void km__eventcount_wait(struct eventcount *eventcount, uint32_t ticket, uint64_
     atomic_fetch_sub_explicit(&eventcount->waiters, 1, memory_order_relaxed);
 }
 
-void km__eventcount_wake_slow(struct eventcount *eventcount)
+static void wake_waiters(struct eventcount *eventcount, int count)
 {
     /* pairs with km__eventcount_prepare() */
     atomic_fetch_add_explicit(&eventcount->sequence, 1, memory_order_release);
-    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL,
-            0);
+    syscall(SYS_futex, (uint32_t *)&eventcount->sequence, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
+
+void km__eventcount_wake_slow(struct eventcount *eventcount)
+{
+    wake_waiters(eventcount, INT_MAX);
+}
+
+void km__eventcount_wake_one_slow(struct eventcount *eventcount)
+{
+    wake_waiters(eventcount, 1);
 }

@@ -40,12 +40,21 @@ void km__eventcount_cancel(struct eventcount *eventcount);
 void km__eventcount_wait(struct eventcount *eventcount, uint32_t ticket, uint64_t timeout_ns);
 
 void km__eventcount_wake_slow(struct eventcount *eventcount);
+void km__eventcount_wake_one_slow(struct eventcount *eventcount);
 
 static inline void km__eventcount_notify(struct eventcount *eventcount)
 {
     /* acq_rel, adding nothing: pairs with km__eventcount_prepare(), see above */
     if (atomic_fetch_add_explicit(&eventcount->waiters, 0, memory_order_acq_rel) != 0)
         km__eventcount_wake_slow(eventcount);
+}
+
+/* Of those asleep wake one alone: for a condition that one waiter takes away. */
+static inline void km__eventcount_notify_one(struct eventcount *eventcount)
+{
+    /* acq_rel: as km__eventcount_notify() */
+    if (atomic_fetch_add_explicit(&eventcount->waiters, 0, memory_order_acq_rel) != 0)
+        km__eventcount_wake_one_slow(eventcount);
 }
 
 #endif

@@ -760,6 +760,7 @@ code link_is_not_followed 0 verify outside/backup
 code foreign_backup_is_whole 0 verify set/20200105T000000Z
 
 . "$here/cases_orders.sh"
+. "$here/cases_sealed.sh"
 
 # ---- compact -------------------------------------------------------------------------------------
 

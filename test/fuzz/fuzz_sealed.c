@@ -2,9 +2,10 @@
  *
  * fuzz_sealed.c -- the decoders of sealed tables, and a reader of whole ones, on any bytes.
  *
- * Input: a first byte that says what the rest is: a block, a group, a footer, or a table with one
- * block, made of a block and a group from the input (u16le: size of the block). Bit 7: checksums
- * are as they are, else they are made right, so that what lies behind them is reached.
+ * Input: a first byte that says what the rest is: a block, a group, a footer, a table with one
+ * block, made of a block and a group from the input (u16le: size of the block), or a block that is
+ * compressed here. Bit 7: checksums are as they are, else they are made right, so that what lies
+ * behind them is reached. The tables' footers say that blocks may be compressed.
  *
  * P1. Any bytes get an answer, and nothing outside of them is read (they lie in memory of their
  * own). P2. Outputs are within the bytes given. P3. A reader of a table whose checksums are right
@@ -18,12 +19,12 @@
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "format/sealed_format.h"
-#include "sealed/sealed.h"
+#include "sealed/sealed_internal.h"
 #include "sim/sim.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum what { A_BLOCK, A_GROUP, A_FOOTER, A_TABLE, WHAT_COUNT };
+enum what { A_BLOCK, A_GROUP, A_FOOTER, A_TABLE, A_PACKED_BLOCK, WHAT_COUNT };
 
 #define KEEP_CHECKSUMS 0x80
 #define BLOCK_MAX ((size_t)16 * SEALED_PAGE)
@@ -42,6 +43,9 @@ static void complete_block(uint8_t *p, size_t size, uint32_t seed)
 {
     uint32_t head_size = size >= SEALED_BLOCK_HEADER_SIZE ? km__load32(p + 4) : 0;
 
+    if (size >= SEALED_BLOCK_HEADER_SIZE && km__sealed_block_is_packed(p) &&
+        head_size <= size - SEALED_PACKED_HEADER_SIZE)
+        head_size += SEALED_PACKED_HEADER_SIZE;
     if (head_size >= 4 && head_size <= size)
         km__store32(p, km__crc32c(seed, p + 4, head_size - 4));
 }
@@ -63,13 +67,11 @@ static void check_inside(km_bytes bytes, const uint8_t *p, size_t size)
     KM_ASSERT(data >= p && data <= p + size && bytes.size <= (size_t)(p + size - data));
 }
 
-static void use_block(const uint8_t *p, size_t size, uint32_t seed)
+/* Everything of a block that was decoded from, or into, `size` bytes. */
+static void use_decoded(struct sealed_block block, const uint8_t *p, size_t size)
 {
-    struct sealed_block block;
     uint32_t index = 0;
 
-    if (km__sealed_block_decode(p, size, seed, &block) != KM_OK)
-        return;
     KM_ASSERT(block.count >= 1 && block.count <= SEALED_BLOCK_RECORDS_MAX);
     (void)!km__sealed_block_check_values(&block);
     (void)!km__sealed_block_check_order(&block, size, 8);
@@ -84,6 +86,53 @@ static void use_block(const uint8_t *p, size_t size, uint32_t seed)
             check_inside(value, p, size);
         (void)!km__sealed_block_checked_value(&block, i, &value);
     }
+}
+
+/* A block as a reader decodes it, which may be compressed. */
+static void use_block(const uint8_t *p, size_t size, uint32_t seed)
+{
+    const struct allocator *allocator = &km__os_linux()->allocator;
+    struct sealed_unpackers *unpackers = NULL;
+    km_buffer plain = KM_BUFFER_INIT;
+    struct sealed_block block;
+
+    (void)!km__sealed_unpackers_create(allocator, &unpackers);
+    if (km__sealed_unpack_block(unpackers, km_bytes_of(p, size), seed, &plain, &block) == KM_OK) {
+        if (block.bytes == p)
+            use_decoded(block, p, size);
+        else
+            use_decoded(block, block.bytes, (size_t)(block.end - block.bytes));
+    }
+    km_buffer_free(&plain);
+    km__sealed_unpackers_destroy(allocator, unpackers);
+}
+
+/* The input as what a frame holds, so that what lies behind decompression is reached. */
+static void use_packed(uint8_t *p, size_t size, int keep)
+{
+    const struct allocator *allocator = &km__os_linux()->allocator;
+    size_t room = 2 * size + 1024;
+    struct sealed_packer *packer = NULL;
+    struct sealed_packed packed = {.count = 1};
+    uint8_t *bytes = malloc(room);
+    size_t frame_size = 0;
+
+    KM_ASSERT(bytes != NULL);
+    if (!keep)
+        complete_block(p, size, 1);
+    if (size >= SEALED_BLOCK_HEADER_SIZE && size <= SEALED_BLOCK_SIZE_MAX &&
+        km__sealed_packer_create(allocator, 1, &packer) == KM_OK) {
+        packed.plain_size = (uint32_t)size;
+        packed.count = 1u + (km__load16(p + 12) - 1u) % SEALED_BLOCK_RECORDS_MAX;
+        KM_ASSERT(km__sealed_pack(packer, km_bytes_of(p, size), bytes + SEALED_PACKED_HEADER_SIZE,
+                                  room - SEALED_PACKED_HEADER_SIZE, &frame_size) == KM_OK);
+        packed.frame = bytes + SEALED_PACKED_HEADER_SIZE;
+        packed.frame_size = (uint32_t)frame_size;
+        km__sealed_packed_encode(&packed, 1, bytes);
+        use_block(bytes, SEALED_PACKED_HEADER_SIZE + frame_size, 1);
+        km__sealed_packer_destroy(allocator, packer);
+    }
+    free(bytes);
 }
 
 /* ---- groups and footers ------------------------------------------------------------------ */
@@ -138,7 +187,8 @@ static void use_footer(const uint8_t *data, size_t size, int keep)
 
 static void read_table(struct os *os)
 {
-    km_sealed_options options = KM_SEALED_OPTIONS_INIT;
+    km_sealed_options options = {.struct_size = sizeof(options),
+                                 .cache_size = KM_SEALED_CACHE_SIZE_MIN};
     km_sealed *table = NULL;
     km_sealed_cursor *cursor = NULL;
     km_buffer value = KM_BUFFER_INIT;
@@ -147,8 +197,8 @@ static void read_table(struct os *os)
 
     if (km__sealed_open(os, "f/table", &options, &table, NULL) != KM_OK)
         return;
-    for (int i = 0; i < 3; i++)
-        (void)!km_sealed_get(table, keys[i], &value);
+    for (int i = 0; i < 6; i++) /* the second time from the cache, if it is there */
+        (void)!km_sealed_get(table, keys[i % 3], &value);
     (void)!km_sealed_get_many(table, keys, 3, &value, values, NULL);
     if (km_sealed_cursor_open(table, NULL, &cursor) == KM_OK) {
         while (km_sealed_cursor_next(cursor, &key, &found) == KM_OK) {
@@ -173,7 +223,12 @@ static size_t make_table(const uint8_t *data, size_t size, int keep, uint8_t **o
     uint32_t id_sum = km__sealed_id_sum(id);
     size_t block_size = size >= 2 ? km__load16(data) % BLOCK_MAX : 0;
     size_t block_room, group_size, file_size;
-    struct sealed_footer footer = {.block_size = SEALED_PAGE, .block_count = 1, .group_count = 1};
+    struct sealed_footer footer = {.block_size = SEALED_PAGE,
+                                   .block_count = 1,
+                                   .group_count = 1,
+                                   .compression = km__sealed_pack_exists()
+                                                      ? SEALED_COMPRESSION_ZSTD
+                                                      : SEALED_COMPRESSION_NONE};
     uint8_t *p;
 
     data += size >= 2 ? 2 : size;
@@ -237,6 +292,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (!keep)
             complete_group(p, size, 1);
         use_group(p, size, 1);
+    } else if (what == A_PACKED_BLOCK) {
+        use_packed(p, size, keep);
     } else if (what == A_FOOTER) {
         use_footer(p, size, keep);
     } else {

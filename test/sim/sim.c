@@ -286,6 +286,40 @@ static void sim_close_notify_fd(struct os *os, int fd)
     km__sim_unlock(sim);
 }
 
+static void sim_clear_notify_fd(struct os *os, int fd)
+{
+    (void)os;
+    km__os_linux()->ops->clear_notify_fd(km__os_linux(), fd);
+}
+
+/* ---- what this machine has not ---- */
+
+static km_status sim_read_cached(struct os_file *file, uint64_t offset, void *buffer, size_t size)
+{
+    (void)file;
+    (void)offset;
+    (void)buffer;
+    (void)size;
+    return KM_E_UNSUPPORTED;
+}
+
+static void sim_read_soon(struct os_file *file, uint64_t offset, uint64_t size)
+{
+    (void)file;
+    (void)offset;
+    (void)size;
+}
+
+static km_status sim_open_ring(struct os *os, uint32_t depth, int notify_fd,
+                               struct os_ring **out_ring)
+{
+    (void)os;
+    (void)depth;
+    (void)notify_fd;
+    (void)out_ring;
+    return KM_E_UNSUPPORTED;
+}
+
 /* ---- the table and life ---- */
 
 const struct os_ops km__sim_ops = {
@@ -305,9 +339,12 @@ const struct os_ops km__sim_ops = {
     .close_file = km__sim_close_file,
     .file_size = km__sim_file_size,
     .read_at = km__sim_read_at,
+    .read_cached = sim_read_cached,
+    .read_soon = sim_read_soon,
     .write_at = km__sim_write_at,
     .allocate = km__sim_allocate,
     .sync = km__sim_sync,
+    .open_ring = sim_open_ring, /* so the other functions of rings are never called */
     .map_read = km__sim_map_read,
     .read_ahead = km__sim_read_ahead,
     .map_shared = km__sim_map_shared,
@@ -328,6 +365,7 @@ const struct os_ops km__sim_ops = {
     .release_fork_word = sim_release_fork_word,
     .open_notify_fd = sim_open_notify_fd,
     .notify_fd = sim_notify_fd,
+    .clear_notify_fd = sim_clear_notify_fd,
     .close_notify_fd = sim_close_notify_fd,
     .last_error = km__sim_last_error,
 };

@@ -15,10 +15,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sealed/sealed_internal.h"
 #include "test_sealed_util.h"
 
 static char folder[HARNESS_PATH_SIZE];
 static char path[HARNESS_PATH_SIZE];
+
+static km_sealed_compression compression; /* of what is built next */
+static uint64_t cache_size;               /* of what is opened next */
 
 enum input_order { IN_ORDER, ALMOST_IN_ORDER, ANY_ORDER, INPUT_ORDER_COUNT };
 
@@ -32,6 +36,7 @@ static km_sealed_builder *open_builder(km_sealed_keys keys, uint64_t memory_max)
 
     options.keys = keys;
     options.memory_max = memory_max;
+    options.compression = compression;
     CHECK_MSG(km_sealed_builder_open(path, &options, &builder, &error) == KM_OK, "%s",
               error.message);
     return builder;
@@ -51,6 +56,7 @@ static km_sealed *open_table(int no_mapping)
     km_error error = {0};
 
     options.no_mapping = no_mapping;
+    options.cache_size = cache_size;
     CHECK_MSG(km_sealed_open(path, &options, &table, &error) == KM_OK, "%s", error.message);
     return table;
 }
@@ -267,7 +273,7 @@ static void check_table(const struct sealed_look *look, const struct sealed_mode
                         struct harness_random *random, int no_mapping)
 {
     km_sealed *table = open_table(no_mapping);
-    km_sealed_info info = {sizeof(info), KM_SEALED_BYTES, 0, 0, 0, 0, 0, 0, 0, 0};
+    km_sealed_info info = {.struct_size = sizeof(info)};
 
     sealed_check_all(table, model);
     check_gets(table, look, model, random);
@@ -276,6 +282,7 @@ static void check_table(const struct sealed_look *look, const struct sealed_mode
     CHECK_STATUS(km_sealed_verify(table, NULL, NULL, NULL), KM_OK);
     CHECK_STATUS(km_sealed_get_info(table, &info), KM_OK);
     CHECK(info.count == model->count && info.keys == look->keys);
+    CHECK(info.compression == compression);
     km_sealed_close(table);
 }
 
@@ -293,8 +300,13 @@ static void what_goes_in_comes_out(void **state)
             uint64_t below = look->keys == KM_SEALED_U8 ? 256 : 60000;
             size_t count = harness_scaled(1 + harness_below(&random, 12000));
             uint64_t *numbers = make_numbers(&random, look, count, below, (enum input_order)order);
+            if (km__sealed_pack_exists())
+                compression = (km_sealed_compression)harness_below(&random, 2);
+            cache_size = harness_below(&random, 2) ? KM_SEALED_CACHE_SIZE_MIN : 0;
             build_from(look, numbers, count, &model);
             check_table(look, &model, &random, (int)harness_below(&random, 2));
+            compression = KM_SEALED_PLAIN;
+            cache_size = 0;
             sealed_model_free(&model);
             free(numbers);
         }

@@ -126,6 +126,9 @@ static void a_footer_of_the_future_is_refused_and_bad_fields_are_damage(void **s
         {104, 8, UINT64_MAX, KM_E_CORRUPT},
         {96, 8, UINT64_MAX - 4095, KM_E_CORRUPT},
         {104, 8, 23, KM_E_CORRUPT},
+        {112, 4, 1, KM_OK},
+        {112, 4, 2, KM_E_VERSION},
+        {116, 4, 1, KM_E_CORRUPT},
         {120, 8, 1, KM_E_CORRUPT},
     };
 
@@ -376,6 +379,29 @@ static void each_bit_of_a_group_counts(void **state)
     CHECK_STATUS(km__sealed_group_decode(example.bytes, example.size, 3, &group), KM_OK);
 }
 
+/* The pages of a block are bounded by what it can hold. */
+static void blocks_of_a_group_have_a_largest_size(void **state)
+{
+    /* of several records 64 KiB; of one the largest key and value: 24 + 65535 + 4 + 2^31 - 1 bytes */
+    static const struct {
+        uint32_t records, pages_max;
+    } cases[] = {{2, 16}, {38, 16}, {1, 524305}};
+    static struct example_group example;
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        for (uint32_t more = 0; more < 2; more++) {
+            struct sealed_group group;
+            make_group(&example, 3, cases[i].records);
+            example.plan.page_ends[1] = example.plan.page_ends[0] + cases[i].pages_max + more;
+            example.plan.page_ends[2] = example.plan.page_ends[1] + 1;
+            km__sealed_group_encode(&example.plan, 3, example.bytes);
+            CHECK_STATUS(km__sealed_group_decode(example.bytes, example.size, 3, &group),
+                         more ? KM_E_CORRUPT : KM_OK);
+        }
+    }
+}
+
 /* No key of a block is missed, of others less than 1 in 100 pass, for blocks of any size. */
 static void a_filter_passes_its_keys_and_few_others(void **state)
 {
@@ -446,6 +472,7 @@ int main(void)
         cmocka_unit_test(a_block_has_the_bytes_of_the_document),
         cmocka_unit_test(a_group_finds_the_block_of_a_key),
         cmocka_unit_test(each_bit_of_a_group_counts),
+        cmocka_unit_test(blocks_of_a_group_have_a_largest_size),
         cmocka_unit_test(a_filter_passes_its_keys_and_few_others),
         cmocka_unit_test(heads_and_prefixes_agree_with_bytes),
     };

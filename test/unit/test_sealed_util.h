@@ -6,6 +6,7 @@
 #ifndef KM_TEST_UNIT_TEST_SEALED_UTIL_H
 #define KM_TEST_UNIT_TEST_SEALED_UTIL_H
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,16 +22,18 @@ struct sealed_look {
     uint32_t key_style;      /* of bytes: 0 random ones, 1 text that shares much, 2 long ones */
     uint32_t value_size_max; /* 0: always empty */
     int value_is_fixed;
+    int value_repeats; /* what its first bytes are: it can be compressed */
 };
 
 static const struct sealed_look sealed_looks[] = {
-    {"u64, 100 bytes", KM_SEALED_U64, 0, 100, 1},
-    {"u32, varied", KM_SEALED_U32, 0, 300, 0},
-    {"u16, empty", KM_SEALED_U16, 0, 0, 1},
-    {"u8, 1000 bytes", KM_SEALED_U8, 0, 1000, 1},
-    {"bytes, small", KM_SEALED_BYTES, 0, 20, 0},
-    {"text, varied", KM_SEALED_BYTES, 1, 200, 0},
-    {"long keys, large", KM_SEALED_BYTES, 2, 9000, 0},
+    {"u64, 100 bytes", KM_SEALED_U64, 0, 100, 1, 0},
+    {"u32, varied", KM_SEALED_U32, 0, 300, 0, 0},
+    {"u16, empty", KM_SEALED_U16, 0, 0, 1, 0},
+    {"u8, 1000 bytes", KM_SEALED_U8, 0, 1000, 1, 0},
+    {"bytes, small", KM_SEALED_BYTES, 0, 20, 0, 0},
+    {"text, varied", KM_SEALED_BYTES, 1, 200, 0, 0},
+    {"long keys, large", KM_SEALED_BYTES, 2, 9000, 0, 0},
+    {"text, repeated", KM_SEALED_BYTES, 1, 400, 0, 1},
 };
 #define SEALED_LOOK_COUNT (sizeof(sealed_looks) / sizeof(sealed_looks[0]))
 
@@ -179,6 +182,16 @@ static inline int sealed_model_has(const struct sealed_model *model, km_bytes ke
            sealed_compare_keys(sealed_record_key(&model->records[rank]), key) == 0;
 }
 
+/* `size` bytes that a number determines, and that compress well. */
+static inline void sealed_fill_repeated(uint8_t *bytes, size_t size, uint64_t number)
+{
+    size_t first = size < 24 ? size : 24;
+
+    harness_fill(bytes, first, number);
+    for (size_t i = first; i < size; i++)
+        bytes[i] = bytes[i - first];
+}
+
 /* Add the record of a number to a builder and a model. */
 static inline km_status sealed_add_number(km_sealed_builder *builder, struct sealed_model *model,
                                           const struct sealed_look *look, uint64_t number,
@@ -193,7 +206,10 @@ static inline km_status sealed_add_number(km_sealed_builder *builder, struct sea
     km_status rc;
 
     CHECK(value != NULL);
-    harness_fill(value, value_size, hash);
+    if (look->value_repeats)
+        sealed_fill_repeated(value, value_size, hash);
+    else
+        harness_fill(value, value_size, hash);
     rc = km_sealed_builder_add(builder, km_bytes_of(key, key_size), km_bytes_of(value, value_size));
     if (model && !rc)
         sealed_model_add(model, km_bytes_of(key, key_size), km_bytes_of(value, value_size));
