@@ -353,7 +353,7 @@ help:
 	@echo 'make bench         measure beside peers; bench/README.md tells more of these:'
 	@echo '                   bench-order, bench-snapshot, bench-sealed, bench-turnover, bench-reopen,'
 	@echo '                   bench-memory, bench-sealed-memory'
-	@echo 'make bench-quick   orders, snapshots and sealed tables, small: seconds, to see that they work'
+	@echo 'make bench-quick   orders, snapshots, sealed tables, small: seconds, to see that they work'
 	@echo 'make src/all.c     list all sources anew in the one-file build'
 	@echo 'make install       to PREFIX=/usr/local, under DESTDIR; make uninstall'
 	@echo 'make clean         remove build/'

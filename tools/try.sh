@@ -192,6 +192,23 @@ echo "  $(wc -l <after) records, every byte the same."
 echo
 run_cut 20 stat store
 
+# ---- sealed tables ----------------------------------------------------------------------------
+
+title "Cold data leaves memory: the map as a sealed table, and the table under a map"
+run seal --quiet store packages.table --map packages
+cut -f 1 before >names
+package=$(shuf -n 1 --random-source=names names)
+"$keepmap" get store --map packages "$package" >package_before
+run_same 3 package_before get packages.table "$package"
+run scan packages.table --keys --prefix lib --limit 3
+run create store --map archive --kind sorted
+run attach --map archive store packages.table
+run del store --map archive "$package"
+run_missing get store --map archive "$package"
+wc -l <before | awk '{ print $1 - 1 }' >one_less
+run_same 1 one_less count store --map archive
+run detach --map archive store
+
 # ---- kill -9 ----------------------------------------------------------------------------------
 
 title "kill -9 in the middle of writing"

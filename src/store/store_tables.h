@@ -80,8 +80,8 @@ void km__tables_note_logged(const struct logged *logged, const struct log_record
 
 /* Open the tables of all maps, when a store is opened. */
 km_status km__tables_open_all(struct km_store *store, km_error *error);
-/* Remove what crashes have left, and files of dropped maps; once the log goes on, so that the drop is
- * durable. */
+/* Remove what crashes have left, and files of dropped maps; once the log goes on, so that the drop
+ * is durable. */
 void km__tables_sweep(struct km_store *store);
 /* Close those of a map. */
 void km__tables_close(km_map *map);
