@@ -680,11 +680,11 @@ int km__sealed_filter_may_have(const uint8_t *filter, uint32_t size, uint64_t ha
                  SEALED_PAGE - 1) /                                                                \
                 SEALED_PAGE))
 
-_Static_assert(SEALED_GROUP_SIZE_MAX >=
-                   SEALED_GROUP_HEADER_SIZE + 10 * SEALED_GROUP_BLOCKS_MAX + KM_KEY_SIZE_MAX +
-                       SEALED_GROUP_SEPARATORS_MAX + SEALED_GROUP_BLOCKS_MAX +
-                       SEALED_GROUP_BLOCKS_MAX * SEALED_BLOCK_RECORDS_MAX / 8 *
-                           SEALED_FILTER_BITS_PER_KEY,
+_Static_assert(SEALED_GROUP_SIZE_MAX >= SEALED_GROUP_HEADER_SIZE + 10 * SEALED_GROUP_BLOCKS_MAX +
+                                            KM_KEY_SIZE_MAX + SEALED_GROUP_SEPARATORS_MAX +
+                                            SEALED_GROUP_BLOCKS_MAX +
+                                            SEALED_GROUP_BLOCKS_MAX * SEALED_BLOCK_RECORDS_MAX / 8 *
+                                                SEALED_FILTER_BITS_PER_KEY,
                "it has room for the largest parts");
 
 static km_bytes sealed_plan_separator(const struct sealed_group_plan *plan, uint32_t index)

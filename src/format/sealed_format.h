@@ -210,8 +210,8 @@ struct sealed_group {
     uint32_t size; /* of the group */
 };
 
-/* How many bytes a group says that it takes, by its first SEALED_GROUP_HEADER_SIZE, of which nothing
- * was checked; 0 if no group takes so many. */
+/* How many bytes a group says that it takes, by its first SEALED_GROUP_HEADER_SIZE, of which
+ * nothing was checked; 0 if no group takes so many. */
 size_t km__sealed_group_extent(const uint8_t *bytes);
 /* Decode the group that begins at `bytes`, of which there are `size`; everything is checked. */
 km_status km__sealed_group_decode(const uint8_t *bytes, size_t size, uint32_t seed,

@@ -12,7 +12,7 @@
 #include "base/crc32c.h"
 #include "sealed/sealed_internal.h"
 
-#define SEALED_GROUP_ROOM                                                                      \
+#define SEALED_GROUP_ROOM                                                                          \
     (SEALED_GROUP_HEADER_SIZE + 10 * SEALED_GROUP_BLOCKS_MAX + SEALED_GROUP_SEPARATORS_MAX +       \
      SEALED_FILTER_ROOM + SEALED_FILTER_BLOCK_MAX)
 

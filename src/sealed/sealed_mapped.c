@@ -25,8 +25,7 @@ km_status km__sealed_find_mapped(const km_sealed *table, km_bytes key, km_bytes 
 {
     struct sealed_place place;
 
-    if (km__sealed_check_key(table, key) != KM_OK ||
-        km__sealed_locate(table, key, &place) != KM_OK)
+    if (km__sealed_check_key(table, key) != KM_OK || km__sealed_locate(table, key, &place) != KM_OK)
         return KM_NOT_FOUND;
     return sealed_value_in_map(table, &place, key, out_value);
 }

@@ -95,8 +95,8 @@ static km_status sealed_check_groups(km_sealed *table, struct sealed_check *chec
     return KM_OK;
 }
 
-/* I2. By pieces, each checked before the next one is read: a file that only says that it has a large
- * index does not make us fill memory. A group is no larger than a piece. */
+/* I2. By pieces, each checked before the next one is read: a file that only says that it has a
+ * large index does not make us fill memory. A group is no larger than a piece. */
 static km_status sealed_read_index(km_sealed *table)
 {
     const struct sealed_footer *footer = &table->footer;

@@ -121,8 +121,8 @@ static km_status sealed_window_read(struct sealed_window *window, const struct s
 static km_status sealed_window_decode(struct sealed_window *window,
                                       const struct sealed_place *place, struct sealed_block *out)
 {
-    km_status rc = km__sealed_decode_place(window->table, place, km__sealed_window_at(window, place),
-                                           &window->plain, out);
+    km_status rc = km__sealed_decode_place(
+        window->table, place, km__sealed_window_at(window, place), &window->plain, out);
 
     return rc ? rc : km__sealed_block_check_values(out);
 }

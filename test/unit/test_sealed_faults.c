@@ -120,8 +120,8 @@ static uint64_t count_in_table(void)
 
 /* ---- the index --------------------------------------------------------------------------- */
 
-/* A build whose index has no room in memory reads it back: a changed bit ends the build, and the old
- * table stays. */
+/* A build whose index has no room in memory reads it back: a changed bit ends the build, and the
+ * old table stays. */
 static void what_is_spilled_of_the_index_is_checked(void **state)
 {
     const uint64_t count = 300000;
@@ -203,19 +203,24 @@ static void close_raw(struct table_file *file)
 /* A file that is sparse says that it has an index of any size. */
 static void a_hostile_index_is_not_believed(void **state)
 {
-    static const uint32_t first_sizes[] = {0, 1u << 20, 0x7fffffff}; /* 0: as it was */
+    static const struct {
+        uint32_t first_size; /* 0: as it was */
+        uint64_t group_count;
+    } cases[] = {{0, 1}, {0, 3}, {1u << 20, 3}, {0x7fffffff, 1}};
 
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         struct table_file file;
         km_sealed *table = NULL;
         km_error error = {0};
         CHECK_STATUS(build(1000, 100, NULL), KM_OK);
         open_raw(&file);
         file.footer.index_size += (uint64_t)256 << 20;
-        file.footer.group_count = 3;
-        if (first_sizes[i])
-            CHECK(pwrite(file.fd, &first_sizes[i], 4, (off_t)file.footer.index_offset + 4) == 4);
+        CHECK(file.footer.group_count == 1);
+        file.footer.group_count = cases[i].group_count;
+        if (cases[i].first_size)
+            CHECK(pwrite(file.fd, &cases[i].first_size, 4, (off_t)file.footer.index_offset + 4) ==
+                  4);
         close_raw(&file);
         watch.bytes = 0;
         CHECK_STATUS(km__sealed_open(&watched, path, NULL, &table, &error), KM_E_CORRUPT);
@@ -401,9 +406,9 @@ static void a_name_that_is_taken_by_no_file_is_refused(void **state)
             CHECK_STATUS(km_sealed_builder_open(path, NULL, &builder, &error),
                          is_late ? KM_OK : KM_E_INVALID);
             if (is_late) {
-                CHECK_STATUS(km_sealed_builder_add(builder, km_bytes_of("k", 1),
-                                                   km_bytes_of("v", 1)),
-                             KM_OK);
+                CHECK_STATUS(
+                    km_sealed_builder_add(builder, km_bytes_of("k", 1), km_bytes_of("v", 1)),
+                    KM_OK);
                 make_taken(kind);
                 CHECK_STATUS(km_sealed_builder_finish(builder, &error), KM_E_INVALID);
             }
@@ -420,12 +425,9 @@ static void names_of_builds_files_are_refused(void **state)
     static const struct {
         const char *end;
         km_status status;
-    } cases[] = {{".0123456789abcdef.sealing", KM_E_INVALID},
-                 {".0123456789abcde.sealing", KM_OK},
-                 {".0123456789abcdeF.sealing", KM_OK},
-                 {"0123456789abcdef.sealing", KM_OK},
-                 {".0123456789abcdef.sealing2", KM_OK},
-                 {".sealing", KM_OK}};
+    } cases[] = {{".0123456789abcdef.sealing", KM_E_INVALID}, {".0123456789abcde.sealing", KM_OK},
+                 {".0123456789abcdeF.sealing", KM_OK},        {"0123456789abcdef.sealing", KM_OK},
+                 {".0123456789abcdef.sealing2", KM_OK},       {".sealing", KM_OK}};
 
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

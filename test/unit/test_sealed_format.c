@@ -382,7 +382,7 @@ static void each_bit_of_a_group_counts(void **state)
 /* The pages of a block are bounded by what it can hold. */
 static void blocks_of_a_group_have_a_largest_size(void **state)
 {
-    /* of several records 64 KiB; of one the largest key and value: 24 + 65535 + 4 + 2^31 - 1 bytes */
+    /* of several records 64 KiB; of one the largest key and value: 24 + 65535 + 4 + 2^31 - 1 */
     static const struct {
         uint32_t records, pages_max;
     } cases[] = {{2, 16}, {38, 16}, {1, 524305}};
