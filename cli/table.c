@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char magic[] = "KMSEALH1"; /* SEALED.md, 1 */
+static const char magic[] = "KMSEALH1"; /* FORMAT.md, 14.1 */
 
 /* ---- which files ----------------------------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
  *
  * sealed_format.h -- the bytes of sealed tables: header, footer, data blocks, index groups with
  * their filters. Pure: no I/O, no allocation; what a compressed block has in its frame is not known
- * here. docs/SEALED.md has the tables and rules.
+ * here. docs/FORMAT.md, 14, has the tables and rules.
  *
  * Decoders are total: any bytes get an answer in bounded time, and nothing outside of them is read.
  * What they set points into the bytes that they were given. Encoders end the process rather than

@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * store_attach.c -- attach sealed tables to a map and detach them; their files in the store's
- * folder:
- *
- *     table-MMMMM-SSSSS-VVVVVVVVVVVVVVVV-KKKKKKKKKKKKKKKK
- *
- * with the map's id and the number of the table in the map's stack, 1 the lowest, in decimal; the
- * version of its keys, and the number of different keys in the stack up to this table, in
- * hexadecimal. The file is what says that a table is attached: no record of the log does.
+ * store_attach.c -- attach sealed tables to a map and detach them. A file in the store's folder,
+ * whose name tells of which map (store_table_names.c), is what says that a table is attached: no
+ * record of the log does.
  *
  * I1. A file gets such a name when it is whole, synced, and the map itself is durable. So a table
  *     belongs to its map after any crash.
@@ -21,142 +16,13 @@
  *     names are taken away: so no delete that hid nothing is followed by a crash after which the
  *     tables are there.
  */
-#include "store/store_tables.h"
-
-#include <stdio.h>
-
+#include "store/store_attach_internal.h"
 #include "store/store_backup_internal.h"
 #include "store/store_view.h"
 
-#define TABLE_PREFIX "table-"
 #define BUSY_MESSAGE "a snapshot is open, or a backup is being written: tables must stay"
-#define TABLE_NAME_LENGTH 51u /* without the end of the string */
 
-_Static_assert(TABLE_NAME_LENGTH < TABLE_NAME_SIZE, "a name has room");
-
-/* ---- names ------------------------------------------------------------------------------- */
-
-struct table_name {
-    uint16_t map_id;
-    uint32_t number;
-    uint64_t version;
-    uint64_t key_count;
-};
-
-static void write_table_name(const struct table_name *name, char out[TABLE_NAME_SIZE])
-{
-    snprintf(out, TABLE_NAME_SIZE, TABLE_PREFIX "%05u-%05u-%016llx-%016llx", name->map_id,
-             (unsigned)name->number, (unsigned long long)name->version,
-             (unsigned long long)name->key_count);
-}
-
-/* The digits up to the next `-`, or the end; 0 if there are others. */
-static int read_digits(const char **p, uint32_t count, unsigned base, uint64_t *out)
-{
-    *out = 0;
-    for (uint32_t i = 0; i < count; i++, ++*p) {
-        unsigned digit = (unsigned)(**p - '0');
-
-        if (digit > 9)
-            digit = base == 16 && **p >= 'a' && **p <= 'f' ? (unsigned)(**p - 'a') + 10 : base;
-        if (digit >= base)
-            return 0;
-        *out = *out * base + digit;
-    }
-    return 1;
-}
-
-static int parse_table_name(const char *text, struct table_name *out)
-{
-    const char *p = text + strlen(TABLE_PREFIX);
-    uint64_t map_id = 0, number = 0;
-
-    if (strlen(text) != TABLE_NAME_LENGTH || strncmp(text, TABLE_PREFIX, strlen(TABLE_PREFIX)) ||
-        !read_digits(&p, 5, 10, &map_id) || *p++ != '-' || !read_digits(&p, 5, 10, &number) ||
-        *p++ != '-' || !read_digits(&p, 16, 16, &out->version) || *p++ != '-' ||
-        !read_digits(&p, 16, 16, &out->key_count))
-        return 0;
-    out->map_id = (uint16_t)map_id;
-    out->number = (uint32_t)number;
-    return map_id < KM_MAP_COUNT_MAX && number >= 1;
-}
-
-int km__table_name_parse(const char *name, uint16_t *out_map_id)
-{
-    struct table_name parsed;
-
-    if (!parse_table_name(name, &parsed))
-        return 0;
-    *out_map_id = parsed.map_id;
-    return 1;
-}
-
-static km_status attach_failed(struct km_store *store, km_error *error, km_status rc,
-                               const char *what)
-{
-    if (rc == KM_NOT_FOUND || rc == KM_EXISTS)
-        rc = KM_E_IO; /* nobody else has any business with these files */
-    return km__fail(error, rc, NULL, 0, store->os->ops->last_error(store->os), "%s", what);
-}
-
-/* ---- stacks ------------------------------------------------------------------------------ */
-
-static void destroy_stack(struct km_store *store, struct table_stack *stack)
-{
-    if (!stack)
-        return;
-    if (stack->own)
-        km_sealed_close(stack->own->sealed);
-    km__release(store->allocator, stack->own, sizeof(*stack->own));
-    km__release(store->allocator, stack, sizeof(*stack));
-}
-
-/* A stack of what the map has and, above it, an open table, which it takes over. */
-static km_status create_stack(km_map *map, km_sealed *sealed, uint64_t version,
-                              struct table_stack **out_stack)
-{
-    const struct allocator *allocator = map->store->allocator;
-    const struct table_stack *below = km__tables_of(map);
-    struct table_stack *stack = km__allocate(allocator, sizeof(*stack));
-
-    *out_stack = stack;
-    if (stack)
-        stack->own = km__allocate(allocator, sizeof(*stack->own));
-    if (!stack || !stack->own) {
-        km_sealed_close(sealed);
-        return KM_E_NO_MEMORY;
-    }
-    stack->own->sealed = sealed;
-    stack->own->version = version;
-    km__store64(stack->own->header + RECORD_HEADER_SIZE, version);
-    stack->tables[0] = stack->own;
-    stack->count = 1;
-    for (uint32_t i = 0; below && i < below->count; i++)
-        stack->tables[stack->count++] = below->tables[i];
-    return KM_OK;
-}
-
-/* Let the map have a stack, or (NULL) none; either is kept until the map goes. */
-static void set_stack(km_map *map, struct table_stack *stack, uint64_t overlap)
-{
-    if (stack) {
-        stack->before = map->stacks;
-        map->stacks = stack;
-    }
-    atomic_store_explicit(&map->overlap, overlap, memory_order_relaxed); /* published below */
-    /* release: pairs with km__tables_of() */
-    atomic_store_explicit(&map->tables, stack, memory_order_release);
-}
-
-void km__tables_close(km_map *map)
-{
-    while (map->stacks) { /* ends: the list gets shorter */
-        struct table_stack *stack = map->stacks;
-
-        map->stacks = stack->before;
-        destroy_stack(map->store, stack);
-    }
-}
+/* ---- giving a map its stack --------------------------------------------------------------- */
 
 /* Keep every change of a map out, and snapshots from being taken: I4. KM_BUSY: one is open, or a
  * backup is written; KM_E_DROPPED. Unlock after an error too. */
@@ -190,7 +56,7 @@ static km_status give_stack(km_map *map, struct table_stack *stack)
     if (!rc)
         rc = km__tables_count_overlap(map, stack, &overlap);
     if (!rc)
-        set_stack(map, stack, overlap);
+        km__stack_set(map, stack, overlap);
     unlock_stack(map);
     return rc;
 }
@@ -241,7 +107,7 @@ static km_status copy_table(struct km_store *store, struct os_dir *dir, const ch
         if (!rc)
             rc = store->os->ops->file_size(source.file, &source.size);
         source.file_size = source.size;
-        rc = rc ? attach_failed(store, error, rc, "cannot open the table")
+        rc = rc ? km__attach_failed(store, error, rc, "cannot open the table")
                 : km__copy_to(&copier, &source, store->dir, TABLE_NEW_NAME);
     }
     store->os->ops->close_file(source.file);
@@ -276,75 +142,11 @@ static km_status take_file(struct km_store *store, struct os_dir *dir, const cha
         return km__fail(error, rc, NULL, 0, 0, "there is no table %s", name);
     if (!rc)
         rc = sync_table(store);
-    return rc ? attach_failed(store, error, rc, "cannot link the table into the store's folder")
+    return rc ? km__attach_failed(store, error, rc, "cannot link the table into the store's folder")
               : KM_OK;
 }
 
-static km_status check_table(const km_sealed *sealed, km_error *error)
-{
-    return km__sealed_is_plainly_mapped(sealed)
-               ? KM_OK
-               : km__fail(error, KM_E_UNSUPPORTED, NULL, 0, 0,
-                          "the table is compressed, or cannot be mapped: unseal it, or build it "
-                          "anew without compression");
-}
-
-/* ---- names in the folder ----------------------------------------------------------------- */
-
-struct table_list {
-    const struct allocator *allocator;
-    struct table_name *names;
-    size_t count, capacity;
-    int has_new; /* a file that a crash left */
-};
-
-static km_status list_table(void *context, const char *text)
-{
-    struct table_list *list = context;
-    const struct allocator *allocator = list->allocator;
-    struct table_name name, *names;
-    size_t capacity = list->capacity ? 2 * list->capacity : 16;
-
-    list->has_new |= strcmp(text, TABLE_NEW_NAME) == 0;
-    if (!parse_table_name(text, &name))
-        return KM_OK;
-    if (list->count == list->capacity) {
-        names = km__allocate(allocator, capacity * sizeof(*names));
-        if (!names)
-            return KM_E_NO_MEMORY;
-        if (list->count)
-            memcpy(names, list->names, list->count * sizeof(*names));
-        km__release(allocator, list->names, list->capacity * sizeof(*names));
-        list->names = names;
-        list->capacity = capacity;
-    }
-    list->names[list->count++] = name;
-    return KM_OK;
-}
-
-static int compare_names(const void *x, const void *y)
-{
-    const struct table_name *a = x, *b = y;
-
-    if (a->map_id != b->map_id)
-        return a->map_id < b->map_id ? -1 : 1;
-    return (a->number > b->number) - (a->number < b->number);
-}
-
-/* All tables in a folder, by map and number. Release with free_list(), after an error too. */
-static km_status read_list(struct os *os, struct os_dir *dir, struct table_list *list)
-{
-    km_status rc = os->ops->list(dir, list_table, list);
-
-    if (list->count)
-        qsort(list->names, list->count, sizeof(*list->names), compare_names);
-    return rc;
-}
-
-static void free_list(struct table_list *list)
-{
-    km__release(list->allocator, list->names, list->capacity * sizeof(*list->names));
-}
+/* ---- names that an error has left --------------------------------------------------------- */
 
 static int is_of_stack(const struct table_stack *stack, const char *name)
 {
@@ -365,7 +167,7 @@ static km_status remove_unattached(km_map *map, const struct table_list *list,
     km_status rc = KM_OK;
 
     for (size_t i = list->count; !rc && i > 0; i--) {
-        write_table_name(&list->names[i - 1], text);
+        km__table_name_write(&list->names[i - 1], text);
         if (list->names[i - 1].map_id != map->id)
             continue;
         if (is_of_stack(km__tables_of(map), text)) {
@@ -398,10 +200,10 @@ static km_status remove_strays(km_map *map)
     /* relaxed: changed under attach_lock */
     if (!store->dir || !atomic_load_explicit(&map->has_strays, memory_order_relaxed))
         return KM_OK;
-    rc = read_list(store->os, store->dir, &list);
+    rc = km__table_list_read(store->os, store->dir, &list);
     if (!rc)
         rc = remove_unattached(map, &list, &attached_count);
-    free_list(&list);
+    km__table_list_free(&list);
     if (!rc && stack && attached_count != stack->count)
         return KM_CONFLICT;
     if (!rc)
@@ -424,7 +226,7 @@ static uint32_t top_number(const km_map *map)
     const struct table_stack *stack = km__tables_of(map);
     struct table_name name;
 
-    return stack && parse_table_name(stack->own->name, &name) ? name.number : 0;
+    return stack && km__table_name_read(stack->own->name, &name) ? name.number : 0;
 }
 
 static km_status check_room(const km_map *map, km_error *error)
@@ -456,13 +258,13 @@ static km_status plan_stack(struct attaching *attaching, km_sealed *sealed)
 {
     km_map *map = attaching->map;
     struct km_store *store = attaching->store;
-    km_status rc = check_table(sealed, attaching->error);
+    km_status rc = km__table_check(sealed, attaching->error);
 
     if (rc) {
         km_sealed_close(sealed);
         return rc;
     }
-    rc = create_stack(map, sealed, attaching->name.version, &attaching->stack);
+    rc = km__stack_create(map, sealed, attaching->name.version, &attaching->stack);
     if (!rc)
         rc = km__tables_count_keys(attaching->stack, &attaching->stack->key_count);
     if (rc)
@@ -471,7 +273,7 @@ static km_status plan_stack(struct attaching *attaching, km_sealed *sealed)
     attaching->name.number = top_number(map) + 1;
     attaching->name.key_count = attaching->stack->key_count;
     if (store->dir) /* in memory it has none */
-        write_table_name(&attaching->name, attaching->stack->own->name);
+        km__table_name_write(&attaching->name, attaching->stack->own->name);
     return KM_OK;
 }
 
@@ -498,7 +300,7 @@ static km_status name_and_give(struct attaching *attaching)
     rc = ops->rename(store->dir, TABLE_NEW_NAME, attaching->stack->own->name);
     if (!rc)
         rc = ops->sync_dir(store->dir);
-    rc = rc ? attach_failed(store, attaching->error, rc, "cannot make the table's name durable")
+    rc = rc ? km__attach_failed(store, attaching->error, rc, "cannot make the table's name durable")
             : give_or_tell(attaching);
     if (rc)
         km__ignore(remove_strays(attaching->map), "the next attaching or detaching does it");
@@ -589,7 +391,7 @@ static km_status adopt_locked(km_map *map, struct os_dir *dir, const char *name,
     if (rc)
         km__ignore(map->store->os->ops->unlink(map->store->dir, TABLE_NEW_NAME),
                    "the next attempt does it");
-    destroy_stack(map->store, attaching.stack);
+    km__stack_destroy(map->store, attaching.stack);
     return rc;
 }
 
@@ -618,7 +420,7 @@ static km_status attach_in_memory(km_map *map, const char *path, km_error *error
     if (!rc)
         rc = give_or_tell(&attaching);
     km__mutex_unlock(&map->store->attach_lock);
-    destroy_stack(map->store, attaching.stack);
+    km__stack_destroy(map->store, attaching.stack);
     return rc;
 }
 
@@ -675,7 +477,7 @@ static km_status take_away(km_map *map, const struct table_stack *stack)
         set_has_strays(map, rc != KM_OK);
     }
     if (!rc)
-        set_stack(map, NULL, 0);
+        km__stack_set(map, NULL, 0);
     unlock_stack(map);
     return rc;
 }
@@ -695,8 +497,8 @@ static km_status detach_locked(km_map *map, km_error *error)
     if (rc == KM_BUSY || rc == KM_E_DROPPED)
         return km__fail(error, rc, NULL, 0, 0, rc == KM_BUSY ? BUSY_MESSAGE : "the map is dropped");
     if (rc)
-        return attach_failed(map->store, error, rc,
-                             "the tables' names could not all be removed: detach them again");
+        return km__attach_failed(map->store, error, rc,
+                                 "the tables' names could not all be removed: detach them again");
     rc = km__expire_map(map);
     return rc ? km__fail(error, rc, NULL, 0, 0, "what hid keys of the tables is still there")
               : KM_OK;
@@ -714,196 +516,5 @@ km_status km_detach_sealed(km_map *map, km_error *out_error)
     km__mutex_lock(&store->attach_lock);
     rc = detach_locked(map, out_error);
     km__mutex_unlock(&store->attach_lock);
-    return rc;
-}
-
-/* ---- when a store is opened -------------------------------------------------------------- */
-
-km_status km__tables_list(struct os *os, struct os_dir *dir, uint16_t map_id,
-                          km_status (*visit)(void *context, const char *name), void *context)
-{
-    struct table_list list = {.allocator = &os->allocator};
-    char text[TABLE_NAME_SIZE];
-    km_status rc = read_list(os, dir, &list);
-
-    for (size_t i = 0; !rc && i < list.count; i++) {
-        write_table_name(&list.names[i], text);
-        if (list.names[i].map_id == map_id)
-            rc = visit(context, text);
-    }
-    free_list(&list);
-    return rc;
-}
-
-static int is_map_there(const km_map *map)
-{
-    /* relaxed: called before the store is in use */
-    return map && !atomic_load_explicit(&map->dropped, memory_order_relaxed);
-}
-
-/* Whether a table of `count` keys with this name goes on top of a stack (I2, I3). */
-static int fits_below(const struct table_name *name, const struct table_stack *below,
-                      uint64_t count)
-{
-    uint64_t count_below = below ? below->key_count : 0;
-    uint64_t least = count > count_below ? count : count_below;
-
-    return name->number == (below ? below->count : 0) + 1 && name->number <= KM_ATTACHED_MAX &&
-           name->version % RECORD_ALIGNMENT != 0 &&
-           (!below || name->version > below->own->version) && name->key_count >= least &&
-           name->key_count - count_below <= count;
-}
-
-/* Nobody else uses the store yet. */
-static km_status open_listed(struct km_store *store, const struct table_name *name, km_error *error)
-{
-    km_map *map = km__maps_by_id(store, name->map_id);
-    const struct table_stack *below;
-    struct table_stack *stack = NULL;
-    char text[TABLE_NAME_SIZE];
-    km_sealed *sealed = NULL;
-    km_status rc;
-
-    write_table_name(name, text);
-    if (!is_map_there(map))
-        return KM_OK; /* a leftover */
-    below = km__tables_of(map);
-    rc = km__sealed_open_at(store->os, store->dir, text, NULL, &sealed, error);
-    if (rc)
-        return rc == KM_E_NOT_A_STORE
-                   ? km__fail(error, KM_E_CORRUPT, text, 0, 0, "this is no sealed table")
-                   : rc;
-    rc = check_table(sealed, error);
-    if (!rc && (map->order || !fits_below(name, below, km_sealed_count(sealed))))
-        rc = km__fail(error, KM_E_CORRUPT, text, 0, 0,
-                      "this table, or one below it, is not what its name says: salvage the store");
-    if (rc) {
-        km_sealed_close(sealed);
-        return rc;
-    }
-    rc = create_stack(map, sealed, name->version, &stack);
-    if (rc) {
-        destroy_stack(store, stack);
-        return km__fail(error, rc, text, 0, 0, "no memory for a table");
-    }
-    memcpy(stack->own->name, text, sizeof(text));
-    stack->key_count = name->key_count;
-    set_stack(map, stack, 0);
-    return KM_OK;
-}
-
-static km_status weigh_maps(struct km_store *store, km_error *error)
-{
-    for (uint32_t id = 0; id < km__maps_id_count(store); id++) {
-        km_map *map = km__maps_by_id(store, (uint16_t)id);
-        const struct table_stack *stack = map ? km__tables_of(map) : NULL;
-        uint64_t overlap = 0;
-        km_status rc = stack ? km__tables_count_overlap(map, stack, &overlap) : KM_OK;
-
-        if (rc)
-            return km__fail(error, rc, stack->own->name, 0, 0,
-                            "the keys of a map and its tables cannot be counted");
-        if (stack) /* relaxed: nobody else is here yet */
-            atomic_store_explicit(&map->overlap, overlap, memory_order_relaxed);
-    }
-    return KM_OK;
-}
-
-km_status km__tables_open_all(struct km_store *store, km_error *error)
-{
-    struct table_list list = {.allocator = store->allocator};
-    km_status rc;
-
-    if (!store->dir)
-        return KM_OK;
-    rc = read_list(store->os, store->dir, &list);
-    if (rc)
-        rc = attach_failed(store, error, rc, "cannot list the store's folder");
-    for (size_t i = 0; !rc && i < list.count; i++)
-        rc = open_listed(store, &list.names[i], error);
-    if (!rc && list.count)
-        rc = weigh_maps(store, error);
-    free_list(&list);
-    return rc;
-}
-
-void km__tables_sweep(struct km_store *store)
-{
-    const struct os_ops *ops = store->os->ops;
-    struct table_list list = {.allocator = store->allocator};
-    char text[TABLE_NAME_SIZE];
-    km_status rc = KM_E_UNSUPPORTED;
-
-    if (store->dir && store->options.mode != KM_OPEN_READ_ONLY)
-        rc = read_list(store->os, store->dir, &list);
-    for (size_t i = 0; !rc && i < list.count; i++) {
-        write_table_name(&list.names[i], text);
-        if (!is_map_there(km__maps_by_id(store, list.names[i].map_id)))
-            km__ignore(ops->unlink(store->dir, text), "the next open does it");
-    }
-    if (!rc && list.has_new)
-        km__ignore(ops->unlink(store->dir, TABLE_NEW_NAME), "as above");
-    free_list(&list);
-}
-
-/* ---- what is attached -------------------------------------------------------------------- */
-
-static km_attached describe(const struct stacked_table *table)
-{
-    km_sealed_info info = {.struct_size = sizeof(info)};
-    km_attached attached = {.name = table->name, .version = table->version};
-
-    km__ignore(km_sealed_get_info(table->sealed, &info), "its size is set");
-    attached.count = info.count;
-    attached.file_bytes = info.file_bytes;
-    attached.memory_bytes = info.memory_bytes;
-    return attached;
-}
-
-km_status km_list_attached(km_map *map, km_attached_fn visit, void *context)
-{
-    const struct table_stack *stack;
-
-    if (km__store_is_forked(map->store))
-        return KM_E_FORKED;
-    if (atomic_load_explicit(&map->dropped, memory_order_acquire)) /* pairs with apply_drop() */
-        return KM_E_DROPPED;
-    stack = km__tables_of(map);
-    for (uint32_t i = 0; stack && i < stack->count; i++) {
-        km_attached attached = describe(stack->tables[i]);
-
-        if (visit(context, &attached))
-            return KM_STOPPED;
-    }
-    return KM_OK;
-}
-
-void km__tables_add_stats(const km_map *map, km_stats *stats)
-{
-    const struct table_stack *stack = km__tables_of(map);
-
-    for (uint32_t i = 0; stack && i < stack->count; i++) {
-        km_attached attached = describe(stack->tables[i]);
-
-        stats->attached_count++;
-        stats->attached_bytes += attached.file_bytes;
-        stats->attached_memory_bytes += attached.memory_bytes;
-    }
-}
-
-km_status km__tables_verify(struct km_store *store, km_finding_fn found, void *context)
-{
-    km_status rc = KM_OK;
-
-    for (uint32_t id = 0; id < km__maps_id_count(store); id++) {
-        const km_map *map = km__maps_by_id(store, (uint16_t)id);
-        const struct table_stack *stack = map ? km__tables_of(map) : NULL;
-
-        for (uint32_t i = 0; stack && i < stack->count; i++) {
-            km_status own = km_sealed_verify(stack->tables[i]->sealed, found, NULL, context);
-
-            rc = own ? own : rc;
-        }
-    }
     return rc;
 }

@@ -355,7 +355,7 @@ km_status km__find_in_map(const km_map *map, uint64_t hash, km_bytes key, struct
 /* The tables under a map; NULL: none. */
 static inline const struct table_stack *km__tables_of(const km_map *map)
 {
-    /* acquire: pairs with set_stack() */
+    /* acquire: pairs with km__stack_set() */
     return atomic_load_explicit(&map->tables, memory_order_acquire);
 }
 /* store_tables.c: where a map itself does not have a key, look into the tables that are attached to

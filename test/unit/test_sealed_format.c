@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_sealed_format.c -- the bytes of sealed tables: what is encoded decodes to the same, damage
- * is found, the examples of SEALED.md are what is written.
+ * is found, the examples of FORMAT.md, 14, are what is written.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -283,8 +283,8 @@ static void each_bit_of_a_block_counts(void **state)
     sealed_model_free(&model);
 }
 
-/* SEALED.md, 4: keys "ab" and "abc" with values "1" and "22", in the first page after the header of
- * the table with the id 00 01 .. 0f. */
+/* FORMAT.md, 14.3: keys "ab" and "abc" with values "1" and "22", in the first page after the header
+ * of the table with the id 00 01 .. 0f. */
 static void a_block_has_the_bytes_of_the_document(void **state)
 {
     static const uint8_t expected[] = {
