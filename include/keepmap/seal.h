@@ -66,11 +66,12 @@ KM_API KM_MUST_CHECK km_status km_load_sealed(km_map *map, const km_sealed *tabl
  *
  * What the map has itself, deletes included, goes before the table, and this table before those
  * that were attached earlier. The table stays attached when the store is opened again, and is part
- * of its backups and saved snapshots. Reads of what only a table has may wait for the disk, in read
- * sections too. In one of its keys km_key_info.version is the same for all. Keys that the map and
- * its tables share are counted once: that takes a look at each key that the map has, here and when
- * the store is opened. km_count_range() goes through the range. A store that is open for reading
- * beside its writer learns of tables when it is opened.
+ * of its backups and saved snapshots. All keys of a table have one version. Reads of what only a
+ * table has may wait for the disk, in read sections too, and what km_get_ref() returns of it is not
+ * aligned. Keys that the map and its tables share are counted once: that takes a look at each key
+ * that the map has, here and when the store is opened. km_count_range() goes through the range. A
+ * store that is open for reading beside its writer learns of tables when it is opened; once it
+ * meets a change that others must have come before, its calls return KM_E_TOO_OLD.
  *
  * A symbolic link is not followed. A hard link is the same file: never write to a table in place,
  * as cp does to a file that is there.
