@@ -100,9 +100,9 @@ KM_API KM_MUST_CHECK km_status km_attach_sealed(km_map *map, const char *path, k
  * durable before. Keys that were deleted are counted again while the call runs; after a crash in
  * the middle of it, until the background has gone round.
  *
- * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: when
- *            the store is opened again some may be attached, unless the call is made again, and
- *            succeeds; the errors of km_map_clear().
+ * Returns:   KM_OK; KM_NOT_FOUND: none is attached; KM_BUSY, as km_attach_sealed(); KM_E_IO: all
+ *            are still attached, but when the store is opened again some may not be: call again;
+ *            the errors of km_map_clear().
  * Lifetime:  the files stay open until the store is closed.
  * Threads:   as km_attach_sealed().
  * Blocks:    on the disk.

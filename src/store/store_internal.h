@@ -42,8 +42,8 @@ struct km_map {
     struct sorted_tree *tree;      /* [c] of a KM_SORTED map, with its keys; else NULL */
     _Atomic(struct map_view *) newest_view; /* [a] what open snapshots keep of it; see store_view.h
                                              */
-    _Atomic(const struct table_stack *) tables; /* [a] that are attached; NULL: none. Changes while
-                                                   nobody uses the map; see store_attach.c */
+    _Atomic(const struct table_stack *) tables; /* [a] that are attached; NULL: none. Changes with
+                                                   every partition locked; see store_attach.c */
     struct table_stack *stacks;                 /* catalogue_lock: all that it ever had */
     _Atomic uint64_t overlap;                   /* [a] keys too many; see store_tables.c */
     _Atomic int has_strays;                     /* [a] the folder may have names of tables that are
